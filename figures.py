@@ -71,7 +71,17 @@ def plot_learning_curve(path, evaluations, majority_error=None, title=""):
 
 
 def plot_lsnn_utterance(
-    path, features, spikes, phns, predictions, logits, class_names, n_repeat, n_regular, title
+    path,
+    features,
+    spikes,
+    phns,
+    predictions,
+    logits,
+    class_names,
+    n_repeat,
+    n_regular,
+    title,
+    n_directions=2,
 ):
     """Write what an LSNN does with one utterance: features, spikes, class probabilities, answers.
 
@@ -79,8 +89,8 @@ def plot_lsnn_utterance(
         path: the PNG file to write.
         features: [frames, features], as the network is given them.
         spikes: 0 or 1, [frames * n_repeat, neurons], first layer, all in the order of the
-            audio: forward regular, forward adaptive, backward regular, backward adaptive
-            neurons, as many backward as forward.
+            audio: forward regular, forward adaptive and, with two directions, backward regular,
+            backward adaptive neurons, as many backward as forward.
         phns: int [frames], true class.
         predictions: int [frames], the network's answer.
         logits: [frames, classes]; one column more than `class_names` is the "blank" that the
@@ -89,13 +99,23 @@ def plot_lsnn_utterance(
         n_repeat: simulated steps of 1 ms per frame.
         n_regular: regular neurons per direction; the rest of a direction is adaptive.
         title: one line.
+        n_directions: 1 or 2.
 
     Raises:
         ValueError: the arrays do not fit each other.
     """
     _save(
         _lsnn_utterance_figure(
-            features, spikes, phns, predictions, logits, class_names, n_repeat, n_regular, title
+            features,
+            spikes,
+            phns,
+            predictions,
+            logits,
+            class_names,
+            n_repeat,
+            n_regular,
+            title,
+            n_directions,
         ),
         path,
     )
@@ -266,7 +286,16 @@ def _learning_curve_figure(evaluations, majority_error, title):
 
 
 def _lsnn_utterance_figure(
-    features, spikes, phns, predictions, logits, class_names, n_repeat, n_regular, title
+    features,
+    spikes,
+    phns,
+    predictions,
+    logits,
+    class_names,
+    n_repeat,
+    n_regular,
+    title,
+    n_directions=2,
 ):
     features, spikes, logits = (np.asarray(array) for array in (features, spikes, logits))
     phns, predictions, class_names = np.asarray(phns), np.asarray(predictions), list(class_names)
@@ -278,8 +307,11 @@ def _lsnn_utterance_figure(
         )
     if len(spikes) != n_frames * n_repeat:
         raise ValueError(f"{len(spikes)} steps of spikes, {n_frames} * {n_repeat} expected")
-    if spikes.shape[1] % 2 or not 0 <= n_regular <= spikes.shape[1] // 2:
-        raise ValueError(f"{spikes.shape[1]} neurons are not two directions of {n_regular} or more")
+    n_neurons, left_over = divmod(spikes.shape[1], n_directions)
+    if left_over or not 0 <= n_regular <= n_neurons:
+        raise ValueError(
+            f"{spikes.shape[1]} neurons are not {n_directions} direction(s) of {n_regular} or more"
+        )
     if logits.shape[1] == len(class_names) + 1:
         class_names.append("blank")
     if logits.shape[1] != len(class_names):
@@ -311,7 +343,7 @@ def _lsnn_utterance_figure(
     _draw_phones(true_axes, spans, [_fill(name) for _, _, name in spans])
     _label(true_axes, y="true\nphones")
 
-    _draw_raster(raster_axes, spikes, n_repeat, n_regular)
+    _draw_raster(raster_axes, spikes, n_repeat, n_regular, n_directions)
 
     # An answer's run may be right for a part of its length only: cut it where that changes.
     cut = _runs(np.stack([predictions, phns == predictions], axis=1))
@@ -331,17 +363,19 @@ def _lsnn_utterance_figure(
     return figure
 
 
-def _draw_raster(axes, spikes, n_repeat, n_regular):
-    """Draw evenly chosen neurons of the four groups, spikes at their time in frames."""
+def _draw_raster(axes, spikes, n_repeat, n_regular, n_directions):
+    """Draw evenly chosen neurons of each group, spikes at their time in frames."""
     n_neurons = spikes.shape[1]
     n_shown = min(n_neurons, RASTER_NEURONS)
     shown = np.linspace(0, n_neurons - 1, n_shown).round().astype(int)
-    half = n_neurons // 2
-    limits = (0, n_regular, half, half + n_regular, n_neurons)
+    per_direction = n_neurons // n_directions
     names = ("forward\nregular", "forward\nadaptive", "backward\nregular", "backward\nadaptive")
     ticks = {}
-    for group, name in enumerate(names):
-        rows = np.flatnonzero((shown >= limits[group]) & (shown < limits[group + 1]))
+    for group, name in enumerate(names[: 2 * n_directions]):
+        direction, is_adaptive = divmod(group, 2)
+        first, last = (n_regular, per_direction) if is_adaptive else (0, n_regular)
+        places = shown - direction * per_direction
+        rows = np.flatnonzero((places >= first) & (places < last))
         if not rows.size:
             continue
         steps, columns = np.nonzero(spikes[:, shown[rows]])

@@ -2,7 +2,8 @@
 
 One layer runs two cells over an utterance, one on the frames in order and one on them reversed;
 their weights are stacked on a leading axis of directions (0 forward, 1 backward), so that one loop
-over time serves both. The readout sees the outputs of all layers, or of the last.
+over time serves both. An LSNN can do without the second. The readout sees the outputs of all
+layers, or of the last.
 
 LSNN (leaky and adaptive integrate-and-fire neurons), per direction, steps of dt = 1 ms, R = n_repeat
 steps a frame. In step t it reads frame floor(t / R); for another dt a spike is 1/dt high, and thr in
@@ -103,12 +104,14 @@ def reverse_time(x, seq_len, whole_axis):
 
 def into_cell_time(x, seq_len, whole_axis):
     """[directions, batch, time, n] in the order of time -> in the order each cell reads."""
-    return tf.stack([x[0], reverse_time(x[1], seq_len, whole_axis)])
+    forward, *backward = tf.unstack(x)
+    return tf.stack([forward, *(reverse_time(b, seq_len, whole_axis) for b in backward)])
 
 
 def out_of_cell_time(x, seq_len, whole_axis):
     """[directions, batch, time, n] as the cells wrote it -> [batch, time, directions * n]."""
-    return tf.concat([x[0], reverse_time(x[1], seq_len, whole_axis)], axis=-1)
+    forward, *backward = tf.unstack(x)
+    return tf.concat([forward, *(reverse_time(b, seq_len, whole_axis) for b in backward)], -1)
 
 
 def frame_means(spikes, n_repeat):
@@ -231,10 +234,10 @@ def alif_step(state, current, w_rec, parameters, stop_recurrence):
 
 
 class AlifLayer(tf.Module):
-    """Bidirectional layer of leaky and adaptive integrate-and-fire neurons.
+    """Layer of leaky and adaptive integrate-and-fire neurons, in one direction or two.
 
     Args:
-        w_in: [directions, n_in, neurons] initial input weights.
+        w_in: [directions, n_in, neurons] initial input weights; one direction is the forward one.
         w_rec: [directions, neurons, neurons] initial recurrent weights; not used unless
             `parameters.rec`.
         parameters: event_driven.AlifParameters.
@@ -257,6 +260,7 @@ class AlifLayer(tf.Module):
         self.parameters = parameters
         self.reads_frames = reads_frames
         self.engine = engine
+        self.n_directions = len(w_in)
 
     def effective_w_rec(self):
         """W_rec without its diagonal: no neuron drives itself."""
@@ -296,7 +300,9 @@ class AlifLayer(tf.Module):
         n_repeat = self.parameters.n_repeat
         rows = tf.repeat(inputs, n_repeat, axis=1) if self.reads_frames else inputs
         rows = into_cell_time(
-            tf.stack([rows, rows]), seq_len * n_repeat, self.parameters.reference_quirks
+            tf.stack([rows] * self.n_directions),
+            seq_len * n_repeat,
+            self.parameters.reference_quirks,
         )
         return self._in_order_of_time(outputs[0], seq_len), AlifRecord(rows, *outputs)
 
@@ -314,7 +320,7 @@ class AlifLayer(tf.Module):
             current, self.w_rec, seq_len, parameters, "eprop" if stop_recurrence else "bptt"
         )
         shape = tf.shape(spikes)
-        spikes = tf.reshape(spikes, [shape[0], shape[1], N_DIRECTIONS * spikes.shape[-1]])
+        spikes = tf.reshape(spikes, [shape[0], shape[1], self.n_directions * spikes.shape[-1]])
         return spikes if per_step or self.reads_frames else frame_means(spikes, n_repeat)
 
     def _run_dense(self, inputs, seq_len, stop_recurrence, spike_probe=None):
@@ -352,7 +358,7 @@ class AlifLayer(tf.Module):
                 outputs.append((state.z,) if probe is None else (state.z, s, is_open))
             return state, tuple(tf.stack(column) for column in zip(*outputs))
 
-        zeros = tf.zeros([N_DIRECTIONS, n_batch, self.w_in.shape[-1]], dtype)
+        zeros = tf.zeros([self.n_directions, n_batch, self.w_in.shape[-1]], dtype)
         outputs = unroll(frame_step, AlifState(zeros, zeros, zeros, zeros), frames)
         return [self._directions_first(x, n_frames * n_repeat) for x in outputs]
 
@@ -364,19 +370,17 @@ class AlifLayer(tf.Module):
             return spikes
         return spikes * tf.sequence_mask(step_len, tf.shape(spikes)[1], spikes.dtype)[:, :, None]
 
-    @staticmethod
-    def _frames_first(x, n_frames, rows_per_frame):
+    def _frames_first(self, x, n_frames, rows_per_frame):
         """[directions, batch, rows, n] -> [frames, rows per frame, directions, batch, n]."""
         shape = tf.shape(x)
-        x = tf.reshape(x, [N_DIRECTIONS, shape[1], n_frames, rows_per_frame, x.shape[-1]])
+        x = tf.reshape(x, [self.n_directions, shape[1], n_frames, rows_per_frame, x.shape[-1]])
         return tf.transpose(x, [2, 3, 0, 1, 4])
 
-    @staticmethod
-    def _directions_first(x, n_steps):
+    def _directions_first(self, x, n_steps):
         """[frames, steps per frame, directions, batch, n] -> [directions, batch, steps, n]."""
         shape = tf.shape(x)
         x = tf.transpose(x, [2, 3, 0, 1, 4])
-        return tf.reshape(x, [N_DIRECTIONS, shape[3], n_steps, shape[4]])
+        return tf.reshape(x, [self.n_directions, shape[3], n_steps, shape[4]])
 
 
 def event_driven_spikes(current, w_rec, seq_len, parameters, rule):
@@ -392,7 +396,8 @@ def event_driven_spikes(current, w_rec, seq_len, parameters, rule):
     Returns:
         [batch, frames, directions, neurons], mean over each frame's steps.
     """
-    reverse = [d == 1 for d in range(N_DIRECTIONS)]
+    n_directions, n_neurons = current.shape[2:]
+    reverse = [d == 1 for d in range(n_directions)]
     dtype = current.dtype
 
     def forward(current, w_rec, seq_len):
@@ -428,9 +433,8 @@ def event_driven_spikes(current, w_rec, seq_len, parameters, rule):
 
         return z, gradient
 
-    n_neurons = current.shape[-1]
     if w_rec is None:
-        w_rec = tf.zeros([N_DIRECTIONS, n_neurons, n_neurons], dtype)
+        w_rec = tf.zeros([n_directions, n_neurons, n_neurons], dtype)
     return function(current, tf.convert_to_tensor(w_rec))
 
 
@@ -752,9 +756,11 @@ class Network(tf.Module):
 
 
 class Lsnn(Network):
-    """Bidirectional LSNN; the constructor's arguments are the LSNN script's flags of that name.
+    """LSNN; the constructor's arguments are the LSNN script's flags of that name.
 
-    `parameters` are those of `alif_parameters`, `engine` is "dense" or "event".
+    `parameters` are those of `alif_parameters`, `engine` is "dense" or "event". `first_layer` is
+    (w_in [directions, n_in, neurons], w_rec [directions, neurons, neurons]) where the first layer
+    does not start at random; all other weights are the same with it and without.
     """
 
     is_spiking = True
@@ -767,7 +773,9 @@ class Lsnn(Network):
         parameters,
         random_generator,
         n_layer=1,
+        n_directions=N_DIRECTIONS,
         weight_scale=1.0,
+        first_layer=None,
         tau_out=3.0,
         psp_out=True,
         readout_bias=True,
@@ -781,20 +789,29 @@ class Lsnn(Network):
         dtype=tf.float32,
     ):
         n_neurons = len(parameters.alpha)
-        n_out = N_DIRECTIONS * n_neurons
+        n_out = n_directions * n_neurons
+
+        def random_weights(n_pre):
+            shape = (n_directions, n_pre, n_neurons)
+            return weight_scale * random_generator.standard_normal(shape) / np.sqrt(n_pre)
+
+        weights = [
+            (random_weights(n_out if k else n_in), random_weights(n_neurons))
+            for k in range(n_layer)
+        ]
+        if first_layer is not None:
+            weights[0] = first_layer
         layers = [
             AlifLayer(
-                _scaled_normal(
-                    random_generator, n_in if k == 0 else n_out, n_neurons, weight_scale
-                ),
-                _scaled_normal(random_generator, n_neurons, n_neurons, weight_scale),
+                w_in,
+                w_rec,
                 parameters,
                 reads_frames=k == 0,
                 engine=engine,
                 dtype=dtype,
                 name=f"layer{k}",
             )
-            for k in range(n_layer)
+            for k, (w_in, w_rec) in enumerate(weights)
         ]
         readout = Readout(
             n_out * (n_layer if loss_from_all_layers else 1),
@@ -934,9 +951,3 @@ class Lstm(Network):
             n_frames = tf.fill([tf.shape(phns)[0]], tf.shape(phns)[1])
             return super().prediction_loss(logits, phns, n_frames)
         return super().prediction_loss(logits, phns, seq_len)
-
-
-def _scaled_normal(random_generator, n_in, n_out, weight_scale):
-    """[directions, n_in, n_out] initial weights of a spiking layer, scale * N(0, 1) / sqrt(n_in)."""
-    shape = (N_DIRECTIONS, n_in, n_out)
-    return weight_scale * random_generator.standard_normal(shape) / np.sqrt(n_in)

@@ -34,6 +34,9 @@ def define_flags(flag_values):
     flags.DEFINE_integer("n_regular", 300, "regular neurons per direction", 0, **both)
     flags.DEFINE_integer("n_adaptive", 100, "adaptive neurons per direction", 0, **both)
     flags.DEFINE_integer("n_layer", 1, "layers", 1, **both)
+    flags.DEFINE_integer(
+        "n_directions", 2, "1: forward only; 2: forward and backward in time", 1, 2, **both
+    )
     flags.DEFINE_bool("loss_from_all_layers", True, "readout of all layers, or the last", **both)
     flags.DEFINE_bool("rec", True, "recurrent weights", **both)
     flags.DEFINE_enum(
@@ -137,6 +140,7 @@ def make_network(flag_values, dataset, seed):
         ),
         np.random.default_rng([seed, training.STREAM_WEIGHTS]),
         n_layer=flag_values.n_layer,
+        n_directions=flag_values.n_directions,
         weight_scale=weight_scale,
         tau_out=flag_values.tau_out,
         psp_out=flag_values.psp_out,

@@ -20,6 +20,9 @@ Frame t of utterance b weighs, in sums over a padded batch,
 so that each utterance counts once, long or short, and batches of unequal size are averaged rightly
 when their sums are divided by the number of utterances.
 
+With a target delay of k frames, frame t asks for the phone of frame t - k, which a network that
+runs in one direction may answer late; before an utterance there is silence.
+
 Folders written by the authors' own script are read as well: it numbers the phones in the order in
 which it meets them, so class names and their folding come from the folder's JSON files.
 """
@@ -117,6 +120,7 @@ class TimitDataset:
     Attributes:
         train, develop, test: `Split`.
         n_features: columns of the features, deltas included.
+        n_static: how many of them, the first ones, are no deltas.
         n_phns: number of classes.
         phn_list: names of the classes; index 0 is silence.
         reduced_phn_list: names of the 39 reduced classes.
@@ -124,13 +128,14 @@ class TimitDataset:
         processing: content of the folder's `processing.json`, None where there is none.
     """
 
-    def __init__(self, path, preproc="mfccs", reduced_phns=True):
+    def __init__(self, path, preproc="mfccs", reduced_phns=True, target_delay_frames=0):
         """Read a dataset folder.
 
         Args:
             path: folder that holds `train`, `develop` and `test`.
             preproc: one of `PREPROC_CHOICES`.
             reduced_phns: 39 classes instead of 61.
+            target_delay_frames: label each frame with the phone of so many frames ago.
 
         Raises:
             UserError: the folder is missing, incomplete, inconsistent, holds other features, or
@@ -158,10 +163,15 @@ class TimitDataset:
         expand = np.asarray if preproc == "htk" else with_deltas
         mean, std = _statistics(expand, utterances["train"][0])
         self.train, self.develop, self.test = (
-            Split([((expand(f) - mean) / std).astype(np.float32) for f in static], phns, metadata)
+            Split(
+                [((expand(f) - mean) / std).astype(np.float32) for f in static],
+                [_delayed(labels, target_delay_frames) for labels in phns],
+                metadata,
+            )
             for static, phns, metadata in utterances.values()
         )
         self.n_features = len(mean)
+        self.n_static = utterances["train"][0][0].shape[1]
 
     def n_training_batches(self, batch_size):
         """Batches in an epoch: all hold `batch_size` utterances or somewhat more; a training set
@@ -201,6 +211,12 @@ def with_deltas(features):
 
     first = delta(features)
     return np.concatenate([features, first, delta(first)], axis=1)
+
+
+def _delayed(phns, n_frames):
+    """Labels [frames] of `n_frames` ago, silence before the first; as many as there were."""
+    silence = np.zeros(n_frames, phns.dtype)
+    return np.concatenate([silence, phns])[: len(phns)]
 
 
 def _statistics(expand, static):

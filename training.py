@@ -46,6 +46,8 @@ PACKAGES = (
 )
 # Streams of random numbers that one seed feeds; a stream more leaves the others as they are.
 STREAM_WEIGHTS, STREAM_SHUFFLING, STREAM_TIME_CONSTANTS = range(3)
+# Places in a training step where it draws: dropout has the numbers from 0 on, one a layer.
+PLACE_INPUT, PLACE_GRADIENTS = 999, 1000
 
 
 # --------------------------------------------------------------------------- flags
@@ -63,6 +65,16 @@ def define_flags(flag_values, n_epochs, lr_decay_every, readout_decay, ramping_l
         **both,
     )
     flags.DEFINE_bool("reduced_phns", True, "train on 39 phone classes, else on 61", **both)
+    flags.DEFINE_integer(
+        "target_delay_frames", 0, "answer with the phone of so many frames ago", 0, **both
+    )
+    flags.DEFINE_float(
+        "input_noise_std",
+        0.0,
+        "standard deviation of Gaussian noise on the (normalised) training features",
+        0,
+        **both,
+    )
     flags.DEFINE_enum(
         "eprop",
         None,
@@ -85,6 +97,9 @@ def define_flags(flag_values, n_epochs, lr_decay_every, readout_decay, ramping_l
     )
     flags.DEFINE_bool("adam", True, "Adam, else gradient descent with momentum", **both)
     flags.DEFINE_float("lr_init", 0.01, "learning rate", 0, **both)
+    flags.DEFINE_float(
+        "cell_lr_factor", 1.0, "factor of it for the layers' weights, not the readout's", 0, **both
+    )
     flags.DEFINE_bool(
         "ramping_learning_rate",
         ramping_learning_rate,
@@ -162,7 +177,10 @@ def set_up_seed(flag_values):
 def load_dataset(flag_values):
     """The data set that the flags name; says what it holds."""
     dataset = TimitDataset(
-        flag_values.dataset, preproc=flag_values.preproc, reduced_phns=flag_values.reduced_phns
+        flag_values.dataset,
+        preproc=flag_values.preproc,
+        reduced_phns=flag_values.reduced_phns,
+        target_delay_frames=flag_values.target_delay_frames,
     )
     splits = {"train": dataset.train, "develop": dataset.develop, "test": dataset.test}
     sizes = ", ".join(f"{name} {len(split)}" for name, split in splits.items())
@@ -297,11 +315,49 @@ def load_weights(path, network):
 # --------------------------------------------------------------------------- steps
 
 
-def make_optimizer(adam, momentum, adam_epsilon):
-    """The optimiser; its learning rate is set before every step."""
-    if adam:
-        return tf.keras.optimizers.Adam(beta_1=momentum, epsilon=adam_epsilon)
-    return tf.keras.optimizers.SGD(momentum=momentum)
+class _SlowedUpdates:
+    """Mixin of a Keras optimiser: steps of some variables shrunk by a factor.
+
+    Scaling their gradients would not do it, as Adam divides by the gradients' size.
+
+    Args:
+        slowed: the variables.
+        factor: of their learning rate.
+    """
+
+    def __init__(self, slowed, factor, **options):
+        super().__init__(**options)
+        self._slowed = {self._var_key(variable) for variable in slowed}
+        self._factor = factor
+
+    def update_step(self, gradient, variable, learning_rate):
+        if self._var_key(variable) in self._slowed:
+            learning_rate *= self._factor
+        super().update_step(gradient, variable, learning_rate)
+
+
+class Adam(_SlowedUpdates, tf.keras.optimizers.Adam):
+    pass
+
+
+class Momentum(_SlowedUpdates, tf.keras.optimizers.SGD):
+    pass
+
+
+def make_optimizer(flag_values, network):
+    """The optimiser of a network; its learning rate is set before every step.
+
+    Args:
+        flag_values: `adam`, `momentum`, `adam_epsilon` and `cell_lr_factor` are read.
+        network: models.Network.
+    """
+    slowed = [weights for layer in network.layers for weights in layer.trainable_variables]
+    factor = flag_values.cell_lr_factor
+    if flag_values.adam:
+        return Adam(
+            slowed, factor, beta_1=flag_values.momentum, epsilon=flag_values.adam_epsilon
+        )
+    return Momentum(slowed, factor, momentum=flag_values.momentum)
 
 
 def compute_gradients(network, variables, features, phns, seq_len, dropout_seed=None):
@@ -320,8 +376,9 @@ def make_train_step(network, optimizer, variables, flag_values, seed):
         network: models.Network.
         optimizer: of `make_optimizer`.
         variables: what the step trains.
-        flag_values: `readout_decay`, `gd_noise` and `noise_step_start` are read.
-        seed: of dropout and gradient noise, which depend on it and the iteration alone.
+        flag_values: `input_noise_std`, `readout_decay`, `gd_noise` and `noise_step_start` are
+            read.
+        seed: of dropout and noise, which depend on it and the iteration alone.
 
     Returns:
         Function (features [batch, frames, n], phns [batch, frames], seq_len [batch],
@@ -338,14 +395,18 @@ def make_train_step(network, optimizer, variables, flag_values, seed):
     )
     def train_step(features, phns, seq_len, learning_rate, iteration):
         random_seed = tf.stack([seed, iteration])
+        if flag_values.input_noise_std > 0:
+            noise = _noise(features, flag_values.input_noise_std, random_seed, PLACE_INPUT)
+            is_true = tf.sequence_mask(seq_len, tf.shape(features)[1], features.dtype)
+            features += noise * is_true[:, :, None]
         _, losses, gradients = compute_gradients(
             network, variables, features, phns, seq_len, dropout_seed=random_seed
         )
         if flag_values.noise_step_start >= 0:
             is_noisy = tf.cast(iteration >= flag_values.noise_step_start, tf.float32)
             gradients = [
-                g + is_noisy * _noise(g, flag_values.gd_noise, random_seed, place)
-                for place, g in enumerate(gradients)
+                g + is_noisy * _noise(g, flag_values.gd_noise, random_seed, PLACE_GRADIENTS + k)
+                for k, g in enumerate(gradients)
             ]
         optimizer.learning_rate.assign(learning_rate)
         optimizer.apply_gradients(zip(gradients, variables))
@@ -364,11 +425,10 @@ def _batch_signature(network):
     ]
 
 
-def _noise(gradient, standard_deviation, random_seed, place):
-    """Gaussian noise of the gradient's shape, another for each place in the list of gradients."""
-    # Dropout folds small numbers into the same seed.
-    seed = tf.random.experimental.stateless_fold_in(random_seed, 1000 + place)
-    return tf.random.stateless_normal(tf.shape(gradient), seed, stddev=standard_deviation)
+def _noise(x, standard_deviation, random_seed, place):
+    """Gaussian noise of the shape of `x`, another for each `place`."""
+    seed = tf.random.experimental.stateless_fold_in(random_seed, place)
+    return tf.random.stateless_normal(tf.shape(x), seed, stddev=standard_deviation)
 
 
 # --------------------------------------------------------------------------- evaluation
@@ -514,7 +574,7 @@ def train(network, dataset, flag_values, seed, folder, variables):
         The content of `metrics.json`.
     """
     n_iterations = flag_values.n_epochs * dataset.n_training_batches(flag_values.batch)
-    optimizer = make_optimizer(flag_values.adam, flag_values.momentum, flag_values.adam_epsilon)
+    optimizer = make_optimizer(flag_values, network)
     train_step = make_train_step(network, optimizer, variables, flag_values, seed)
     evaluate = make_evaluation(network, dataset, flag_values.test_batch)
     majority_error = dataset.majority_error(dataset.develop)
@@ -663,5 +723,6 @@ def draw_utterance(folder, network, dataset):
         class_names=dataset.phn_list,
         n_repeat=network.parameters.n_repeat,
         n_regular=network.n_regular,
+        n_directions=network.layers[0].n_directions,
         title=f"{dataset.develop.names[0]}: {dataset.develop.metadata[0]['text']}",
     )

@@ -18,6 +18,7 @@ fails.
 
 import json
 import os
+import types
 import zipfile
 from typing import NamedTuple
 
@@ -355,9 +356,13 @@ def compare(vectors, engine):
 def _compare_trace(vectors, network, variables, step):
     """Follow a recorded optimisation: weights and gradients before and after every step."""
     settings = json.loads(str(vectors["settings_json"]))
-    optimizer = training.make_optimizer(
-        True, float(vectors["opt/momentum"]), float(vectors["opt/adam_epsilon"])
+    flag_values = types.SimpleNamespace(
+        adam=True,
+        momentum=float(vectors["opt/momentum"]),
+        adam_epsilon=float(vectors["opt/adam_epsilon"]),
+        cell_lr_factor=1.0,
     )
+    optimizer = training.make_optimizer(flag_values, network)
     optimizer.learning_rate.assign(float(vectors["opt/lr"]))
     optimizer.build(variables)
     readout_decay = float(vectors.get("opt/readout_decay", settings.get("readout_decay", 0)))

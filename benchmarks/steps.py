@@ -84,9 +84,7 @@ class TrainingStep:
             self.weight_scale = _set_rate(self.network, self.batch[0], settings.rate_hz)
         if settings.engine == "keras":
             self.network.layers = [KerasLstmLayer(settings.n_units, settings.n_features)]
-        optimizer = training.make_optimizer(
-            flag_values.adam, flag_values.momentum, flag_values.adam_epsilon
-        )
+        optimizer = training.make_optimizer(flag_values, self.network)
         self._train_step = training.make_train_step(
             self.network, optimizer, self.network.trainable_variables, flag_values, seed
         )

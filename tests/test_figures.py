@@ -413,6 +413,15 @@ def test_networks_of_one_kind_of_neuron(n_regular, n_adaptive, groups):
     assert raster.get_ylabel().startswith(f"{2 * (n_regular + n_adaptive)} of")
 
 
+def test_network_of_one_direction():
+    arguments = lsnn_arguments(n_regular=120, n_adaptive=80)  # 200 columns, all of one direction
+    arguments["spikes"] = arguments["spikes"][:, :200]
+    raster = figures._lsnn_utterance_figure(**arguments, n_directions=1).axes[2]
+    names = [label.get_text().replace("\n", " ") for label in raster.get_yticklabels()]
+    assert names == ["forward regular", "forward adaptive"]
+    assert raster.get_ylabel().startswith("80 of the layer's 200")
+
+
 def test_one_frame_without_a_spike(tmp_path):
     arguments = lsnn_arguments(n_frames=1)
     arguments.update(features=np.zeros((1, 39)), spikes=np.zeros((5, 200)))

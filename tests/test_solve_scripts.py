@@ -174,6 +174,9 @@ CHANGES = {
     "n_regular": (["--n_regular=7"], []),
     "n_adaptive": (["--n_adaptive=5"], []),
     "n_layer": (["--n_layer=2"], []),
+    "n_directions": (["--n_directions=1"], []),
+    "input_noise_std": (["--input_noise_std=0.5"], []),
+    "cell_lr_factor": (["--cell_lr_factor=0.1"], []),
     "loss_from_all_layers": (["--noloss_from_all_layers"], ["--n_layer=2"]),
     "rec": (["--norec"], []),
     "weight_scale": (["--weight_scale=0.5"], []),
@@ -207,6 +210,7 @@ RUN_FLAGS = {
     "test_batch": "test_no_epoch_is_an_evaluation_of_the_first_weights",
     "print_every": "test_a_run_leaves_metrics_weights_and_figures",
     "truncT": "test_truncT_cuts_windows",
+    "target_delay_frames": "test_the_data_set_is_described",
     "lr_init": "test_learning_rate",
     "ramping_learning_rate": "test_learning_rate",
     "lr_decay_every": "test_learning_rate",
@@ -260,9 +264,7 @@ def weights_after_two_steps(script, dataset, *arguments):
     # Seed 5 halves the time constants of regular and of adaptive neurons where they are spread.
     network = script.make_network(flag_values, dataset, 5)
     variables = network.trainable_variables
-    optimizer = training.make_optimizer(
-        flag_values.adam, flag_values.momentum, flag_values.adam_epsilon
-    )
+    optimizer = training.make_optimizer(flag_values, network)
     step = training.make_train_step(network, optimizer, variables, flag_values, 1)
     for iteration, utterances in enumerate(([0, 1], [3, 4])):  # 6 and 10 frames
         step(*dataset.train.batch(utterances), 0.01, iteration)

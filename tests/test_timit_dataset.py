@@ -261,6 +261,19 @@ def test_majority_error_by_hand(tmp_path):
 # Batches
 
 
+def test_delayed_targets_are_the_phones_of_so_many_frames_ago(folder):
+    plain = TimitDataset(folder)
+    for n_frames in (1, 7, 10_000):
+        delayed = TimitDataset(folder, target_delay_frames=n_frames)
+        for split in ("train", "develop", "test"):
+            pairs = zip(getattr(plain, split).phns, getattr(delayed, split).phns, strict=True)
+            for now, later in pairs:
+                assert later.dtype == np.int32 and len(later) == len(now)
+                np.testing.assert_array_equal(later[n_frames:], now[: max(0, len(now) - n_frames)])
+                assert not np.any(later[:n_frames])  # silence
+        np.testing.assert_array_equal(plain.train.features[0], delayed.train.features[0])
+
+
 def test_frame_weights_count_each_utterance_once():
     weights = frame_weights(np.array([3, 1, 4], np.int32), 5)
     assert weights.dtype == np.float32

@@ -262,9 +262,7 @@ def one_step_after_another(script, dataset, batch, *arguments, rates, seed=1, fi
     """Weights before each step of training and after the last."""
     flag_values, network = build(script, dataset, *arguments)
     variables = network.trainable_variables
-    optimizer = training.make_optimizer(
-        flag_values.adam, flag_values.momentum, flag_values.adam_epsilon
-    )
+    optimizer = training.make_optimizer(flag_values, network)
     step = training.make_train_step(network, optimizer, variables, flag_values, seed)
     weights = [values(network.weights())]
     for iteration, rate in enumerate(rates, first_iteration):
@@ -357,6 +355,53 @@ def test_gradient_noise_leaves_no_autapses(short_dataset, batch, eager):
     w_rec = network.layers[0].w_rec.numpy()
     assert not np.any(np.diagonal(w_rec, axis1=1, axis2=2))
     assert np.std(w_rec) > 0
+
+
+def test_input_noise_has_its_size_and_spares_the_padding(short_dataset, monkeypatch, eager):
+    """What the network is shown in training steps, with noise less without."""
+    _, network = build(lstm, short_dataset())
+    batch = short_dataset().train.batch([0, 2])  # 6 and 14 frames
+    shown = []
+    monkeypatch.setattr(
+        training,
+        "compute_gradients",
+        lambda network, variables, features, *others, **options: (
+            shown.append(np.array(features)),
+            SimpleNamespace(total=tf.zeros([])),
+            [tf.zeros_like(v) for v in variables],
+        ),
+    )
+    for std, iteration in ((0, 0), (0.5, 0), (0.5, 0), (0.5, 1)):
+        flag_values = parse(lstm, f"--input_noise_std={std}")
+        variables = network.trainable_variables
+        optimizer = training.make_optimizer(flag_values, network)
+        step = training.make_train_step(network, optimizer, variables, flag_values, 7)
+        step(*batch, 0.0, iteration)
+    none, first, again, other = shown
+    np.testing.assert_array_equal(none, batch.features)
+    np.testing.assert_array_equal(first, again)
+    noise = np.concatenate([(first - none)[b, :n].ravel() for b, n in enumerate(batch.seq_len)])
+    # Standard error of the standard deviation of 780 numbers: 2.5 %.
+    assert np.std(noise) == pytest.approx(0.5, rel=0.1)
+    assert not np.any(first[0, batch.seq_len[0] :])
+    different = np.concatenate([(other - none)[b, :n].ravel() for b, n in enumerate(batch.seq_len)])
+    assert abs(np.corrcoef(noise, different)[0, 1]) < 0.15
+
+
+@pytest.mark.parametrize("optimiser", ["--adam", "--noadam"])
+def test_cells_learn_at_their_own_rate(optimiser, short_dataset, batch, eager):
+    """A first step from the same weights: the layer's is a quarter, the readout's as it was."""
+    steps = []
+    for factor in (1, 0.25):
+        _, (before, after) = one_step_after_another(
+            lsnn, short_dataset(), batch, optimiser, f"--cell_lr_factor={factor}", rates=[0.01]
+        )
+        steps.append({name: after[name] - before[name] for name in after})
+    for name, step in steps[0].items():
+        share = 0.25 if name.startswith("layer0/") else 1
+        assert np.any(step)
+        # float32: a weight near 1 is known to 1e-7.
+        np.testing.assert_allclose(steps[1][name], share * step, rtol=1e-3, atol=3e-7)
 
 
 def test_dropout_depends_on_seed_and_iteration_alone(short_dataset, batch):
@@ -828,6 +873,8 @@ def test_the_data_set_is_described(tiny_processed, capsys):
     assert (dataset.n_features, dataset.n_phns) == (123, 61)
     out = capsys.readouterr().out
     assert "123 features; 61 phone classes" in out
+    delayed = training.load_dataset(parse(lstm, *arguments, "--target_delay_frames=4"))
+    np.testing.assert_array_equal(delayed.train.phns[0][4:], dataset.train.phns[0][:-4])
     assert "made with --reference_quirks=False" in out and tiny_processed in out
 
 
