@@ -166,14 +166,9 @@ def backward(saved, grad_z_mean, current, w_rec, parameters, rule, seq_len=None,
     if rule not in RULES:
         raise ValueError(f"rule is {rule!r}, expected one of {RULES}")
     layer = _checked_layer(current, w_rec, parameters, seq_len, reverse)
+    saved = _checked_saved(saved, layer)
     batch, _, directions, n = layer.current.shape
     dtype = layer.current.dtype
-    bits, states = _saved_shapes(layer)
-    saved = Saved(
-        _input("saved.spikes", saved.spikes, np.uint64, bits),
-        _input("saved.adaptation_spikes", saved.adaptation_spikes, np.uint64, bits),
-        _input("saved.checkpoints", saved.checkpoints, dtype, states),
-    )
     grad_z_mean = _input("grad_z_mean", grad_z_mean, dtype, layer.current.shape)
     grad_current = _aligned_empty(layer.current.shape, dtype)
     grad_w_rec = np.zeros((directions, n, n), dtype)
@@ -200,6 +195,31 @@ def backward(saved, grad_z_mean, current, w_rec, parameters, rule, seq_len=None,
         grad_w_rec /= dtype.type(parameters.dt_ms)
     grad_w_rec[:, np.arange(n), np.arange(n)] = 0
     return Gradients(grad_current, grad_w_rec)
+
+
+def live_steps(saved, current, w_rec, parameters, seq_len=None, reverse=None):
+    """In how many steps the pseudo-derivative (7) of each neuron is not 0.
+
+    Args:
+        saved: `Forward.saved` of `forward` with the same other arguments.
+
+    Returns:
+        int64 [batch, directions, n], each at most the utterance's simulated steps.
+
+    Raises:
+        ValueError: shapes, types or values that do not fit.
+    """
+    layer = _checked_layer(current, w_rec, parameters, seq_len, reverse)
+    saved = _checked_saved(saved, layer)
+    batch, _, directions, n = layer.current.shape
+    counts = np.zeros((batch, directions, n), np.int64)
+
+    def count(direction, first, last):
+        _count_live_chunk(layer, direction, first, last, saved, counts)
+
+    for _ in _run_chunks(count, _chunks(batch, directions)):
+        pass
+    return counts
 
 
 def unpack_spikes(spikes, n):
@@ -294,6 +314,16 @@ def _saved_shapes(layer):
     return (
         (batch, frames * layer.n_repeat, directions, words),
         (batch, blocks, directions, 2, n),
+    )
+
+
+def _checked_saved(saved, layer):
+    """`Saved` of a call with this `_Layer`, in the form the kernels take."""
+    bits, states = _saved_shapes(layer)
+    return Saved(
+        _input("saved.spikes", saved.spikes, np.uint64, bits),
+        _input("saved.adaptation_spikes", saved.adaptation_spikes, np.uint64, bits),
+        _input("saved.checkpoints", saved.checkpoints, layer.current.dtype, states),
     )
 
 
@@ -472,6 +502,22 @@ def _backward_chunk(
                     row = _place(t - 1, n_steps, is_reversed)
                     n_spikes = _set_bits(saved.spikes[b, row, direction], index)
                     _send(grad_weights, delta, index, n_spikes)
+
+
+@_exact
+def _count_live_chunk(layer, direction, first, last, saved, counts):
+    """Steps with psi > 0 of utterances first..last-1 of a direction."""
+    n, n_repeat, block_frames = layer.current.shape[3], layer.n_repeat, layer.block_frames
+    psi = np.empty((block_frames * n_repeat, n), layer.constants.dtype)
+    index = np.empty(n, np.int64)
+    for b in range(first, last):
+        n_frames, count = layer.n_frames[b], counts[b, direction]
+        for start in range(0, n_frames, block_frames):
+            end = min(start + block_frames, n_frames)
+            _psi_of_block(layer, direction, b, start, end, saved, psi, index)
+            for t in range((end - start) * n_repeat):
+                for j in range(n):
+                    count[j] += psi[t, j] > 0
 
 
 @_exact

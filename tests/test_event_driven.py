@@ -225,6 +225,25 @@ def test_the_cases_are_alive():
     assert np.any(with_quirks.forward().z_mean[-1] != case.forward().z_mean[-1])
 
 
+@pytest.mark.parametrize("quirks", [False, True])
+def test_live_steps_are_those_of_the_plain_implementation(quirks):
+    """Over several stored states, of which the last is shorter, and padding that does not count."""
+    case = make_case(8, frames=40, reference_quirks=quirks)._replace(seq_len=[40, 0, 23])
+    arguments = case.current, case.w_rec, case.parameters, case.seq_len, case.reverse
+    counts = event_driven.live_steps(case.forward().saved, *arguments)
+    for b, d in np.ndindex(counts.shape[:2]):
+        length = case.current.shape[1] if quirks else case.seq_len[b]
+        x = case.current[b, :length, d][:: -1 if case.reverse[d] else 1]
+        trajectory = plain_forward(x, case.w_rec[d], case.parameters)
+        is_live = trajectory.psi > 0
+        if not quirks:
+            is_live &= trajectory.is_open > 0
+        np.testing.assert_array_equal(counts[b, d], is_live.sum(0))
+    assert 0.1 < counts[0].mean() / (40 * case.parameters.n_repeat) < 0.9
+    with pytest.raises(ValueError, match="saved.spikes has shape"):
+        event_driven.live_steps(case.forward().saved, case.current[:, :30], *arguments[1:3])
+
+
 @pytest.mark.parametrize("rule", event_driven.RULES)
 @pytest.mark.parametrize("quirks", [False, True])
 def test_gradients_are_the_tangents_of_the_dynamics(rule, quirks):
