@@ -173,6 +173,12 @@ class TimitDataset:
         self.n_features = len(mean)
         self.n_static = utterances["train"][0][0].shape[1]
 
+    def extend(self, append):
+        """Replace the features of all utterances by `append(features)` [frames, more features]."""
+        for split in (self.train, self.develop, self.test):
+            split.features = [append(features) for features in split.features]
+        self.n_features = self.train.features[0].shape[1]
+
     def n_training_batches(self, batch_size):
         """Batches in an epoch: all hold `batch_size` utterances or somewhat more; a training set
         smaller than that is one batch."""

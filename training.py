@@ -30,6 +30,7 @@ from absl import flags
 import eprop
 import event_driven
 import figures
+import front_end
 from command_line import UserError, progress_bar
 from durable_files import write_json, write_whole
 from timit_dataset import PREPROC_CHOICES, Batch, TimitDataset
@@ -65,6 +66,18 @@ def define_flags(flag_values, n_epochs, lr_decay_every, readout_decay, ramping_l
         **both,
     )
     flags.DEFINE_bool("reduced_phns", True, "train on 39 phone classes, else on 61", **both)
+    flags.DEFINE_enum(
+        "front_end",
+        None,
+        front_end.KINDS,
+        "append the past to the features: the state of an ideal Legendre memory, or delayed frames",
+        **both,
+    )
+    flags.DEFINE_integer(
+        "front_end_channels", 4, "principal components of the static features in it", 1, **both
+    )
+    flags.DEFINE_integer("front_end_order", 4, "columns for each of them", 1, **both)
+    flags.DEFINE_float("front_end_theta_ms", 200.0, "its memory, ms of speech", 1, **both)
     flags.DEFINE_integer(
         "target_delay_frames", 0, "answer with the phone of so many frames ago", 0, **both
     )
@@ -182,6 +195,17 @@ def load_dataset(flag_values):
         reduced_phns=flag_values.reduced_phns,
         target_delay_frames=flag_values.target_delay_frames,
     )
+    if flag_values.front_end:
+        dataset.extend(
+            front_end.make_front_end(
+                flag_values.front_end,
+                dataset.train.features,
+                dataset.n_static,
+                flag_values.front_end_channels,
+                flag_values.front_end_order,
+                flag_values.front_end_theta_ms,
+            )
+        )
     splits = {"train": dataset.train, "develop": dataset.develop, "test": dataset.test}
     sizes = ", ".join(f"{name} {len(split)}" for name, split in splits.items())
     print(f"utterances: {sizes}; {dataset.n_features} features; {dataset.n_phns} phone classes")

@@ -134,7 +134,11 @@ def test_help_shows_every_flag_with_its_default(script, capsys):
 @BOTH
 def test_every_enum_flag_refuses_another_value(script):
     enums = [n for n, flag in own_flags(script).items() if isinstance(flag, flags.EnumFlag)]
-    assert sorted(enums) == (["engine"] if script is lsnn else []) + ["eprop", "preproc"]
+    assert sorted(enums) == (["engine"] if script is lsnn else []) + [
+        "eprop",
+        "front_end",
+        "preproc",
+    ]
     for name in enums:
         for value in ("none", "", "mfcc", "Symmetric"):
             with pytest.raises(UserError) as error:
@@ -211,6 +215,10 @@ RUN_FLAGS = {
     "print_every": "test_a_run_leaves_metrics_weights_and_figures",
     "truncT": "test_truncT_cuts_windows",
     "target_delay_frames": "test_the_data_set_is_described",
+    "front_end": "test_the_past_is_appended_to_the_features",
+    "front_end_channels": "test_the_past_is_appended_to_the_features",
+    "front_end_order": "test_the_past_is_appended_to_the_features",
+    "front_end_theta_ms": "test_the_past_is_appended_to_the_features",
     "lr_init": "test_learning_rate",
     "ramping_learning_rate": "test_learning_rate",
     "lr_decay_every": "test_learning_rate",

@@ -20,6 +20,7 @@ command_line.import_tensorflow()
 import tensorflow as tf  # noqa: E402
 
 import figures  # noqa: E402
+import front_end  # noqa: E402
 import solve_timit_with_framewise_lsnn as lsnn  # noqa: E402
 import solve_timit_with_framewise_lstm as lstm  # noqa: E402
 import training  # noqa: E402
@@ -876,6 +877,21 @@ def test_the_data_set_is_described(tiny_processed, capsys):
     delayed = training.load_dataset(parse(lstm, *arguments, "--target_delay_frames=4"))
     np.testing.assert_array_equal(delayed.train.phns[0][4:], dataset.train.phns[0][:-4])
     assert "made with --reference_quirks=False" in out and tiny_processed in out
+
+
+@pytest.mark.parametrize("kind", front_end.KINDS)
+def test_the_past_is_appended_to_the_features(kind, tiny_processed, capsys):
+    plain = training.load_dataset(parse(lstm, f"--dataset={tiny_processed}"))
+    sizes = ["--front_end_channels=2", "--front_end_order=3", "--front_end_theta_ms=90"]
+    dataset = training.load_dataset(
+        parse(lstm, f"--dataset={tiny_processed}", f"--front_end={kind}", *sizes)
+    )
+    assert "45 features" in capsys.readouterr().out
+    append = front_end.make_front_end(kind, plain.train.features, 13, 2, 3, 90)
+    for name in ("train", "develop", "test"):
+        for found, features in zip(getattr(dataset, name).features, getattr(plain, name).features):
+            np.testing.assert_array_equal(found, append(features))
+    assert (dataset.n_features, dataset.n_static) == (45, 13)
 
 
 def test_a_data_set_of_another_version_is_no_traceback(tiny_processed, tmp_path):
