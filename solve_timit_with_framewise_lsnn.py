@@ -96,6 +96,11 @@ def check_flags(flag_values):
             event_driven.silent_steps(flag_values.n_ref, flag_values.dt)
         except ValueError as error:
             raise command_line.UserError(f"{error}: use --engine=dense") from None
+    if flag_values.readout_init == "ridge" and not flag_values.readout_bias:
+        raise command_line.UserError(
+            "--noreadout_bias with --readout_init=ridge: the regression has a bias; leave out one "
+            "of the two"
+        )
     if -1 < flag_values.drop_out_probability < 0:
         raise command_line.UserError(
             f"--drop_out_probability={flag_values.drop_out_probability}: expected -1 (off) or "

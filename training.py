@@ -31,6 +31,7 @@ import eprop
 import event_driven
 import figures
 import front_end
+import ridge_readout
 from command_line import UserError, progress_bar
 from durable_files import write_json, write_whole
 from timit_dataset import PREPROC_CHOICES, Batch, TimitDataset
@@ -140,6 +141,13 @@ def define_flags(flag_values, n_epochs, lr_decay_every, readout_decay, ramping_l
     flags.DEFINE_float("gd_noise", 0.036, "standard deviation of the gradient noise", 0, **both)
     flags.DEFINE_integer(
         "noise_step_start", -1, "iteration at which gradient noise starts; -1: never", -1, **both
+    )
+    flags.DEFINE_enum(
+        "readout_init",
+        "random",
+        ["random", "ridge"],
+        "first readout: random, or fitted to the training set by ridge regression",
+        **both,
     )
     flags.DEFINE_string("checkpoint", "", "start from these weights: .npz or run folder", **both)
     flags.DEFINE_string("results", "results", "folder of the run folders", **both)
@@ -577,6 +585,8 @@ def run(flag_values, script, make_network, trained_part=lambda network: network)
     network = make_network(flag_values, dataset, seed)
     if flag_values.checkpoint:
         load_weights(flag_values.checkpoint, network)
+    if flag_values.readout_init == "ridge":
+        ridge_readout.fit_readout(network, dataset.train, flag_values.test_batch)
     folder = make_run_folder(flag_values, script, seed)
     variables = trained_part(network).trainable_variables
     train(network, dataset, flag_values, seed, folder, variables)

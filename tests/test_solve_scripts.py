@@ -138,6 +138,7 @@ def test_every_enum_flag_refuses_another_value(script):
         "eprop",
         "front_end",
         "preproc",
+        "readout_init",
     ]
     for name in enums:
         for value in ("none", "", "mfcc", "Symmetric"):
@@ -215,6 +216,7 @@ RUN_FLAGS = {
     "print_every": "test_a_run_leaves_metrics_weights_and_figures",
     "truncT": "test_truncT_cuts_windows",
     "target_delay_frames": "test_the_data_set_is_described",
+    "readout_init": "test_a_reservoir_with_a_ridge_readout",
     "front_end": "test_the_past_is_appended_to_the_features",
     "front_end_channels": "test_the_past_is_appended_to_the_features",
     "front_end_order": "test_the_past_is_appended_to_the_features",
@@ -369,6 +371,7 @@ def test_spread_time_constants_are_whole_or_half(short_dataset):
         (lsnn, ["--BAglobal"], ["--BAglobal", "BPTT", "--eprop=random"]),
         (lsnn, ["--BAglobal", "--eprop=symmetric"], ["--BAglobal", "symmetric", "random"]),
         (lsnn, ["--BAglobal", "--eprop=adaptive"], ["--BAglobal", "adaptive", "random"]),
+        (lsnn, ["--noreadout_bias", "--readout_init=ridge"], ["--noreadout_bias", "ridge"]),
         (lsnn, ["--dt=0.98"], ["dt_ms = 0.98", "--engine=dense"]),
         (lsnn, ["--n_regular=0", "--n_adaptive=0"], ["--n_regular=0", "--n_adaptive=0"]),
     ],
@@ -544,6 +547,16 @@ def test_a_real_run_of_the_lsnn_trains_the_readout_alone(serve, tiny_processed):
     assert metrics["trained_parameters"] == sum(
         first[name].size for name in first if name.startswith("readout/")
     )
+
+
+def test_a_reservoir_with_a_ridge_readout(serve):
+    """Fitted, not trained: better than the commonest phone, with the first weights of the cells."""
+    arguments = ["--readout_init=ridge", "--nocell_train", "--n_epochs=0", "--seed=5"]
+    process = serve(lsnn, *arguments, "--n_regular=40", "--n_adaptive=10", results="ridge")
+    assert (process.returncode, process.stderr) == (0, "")
+    metrics = read_json(only_run_folder(process.results, lsnn), "metrics.json")
+    assert metrics["iterations"] == 0
+    assert metrics["initial_develop_frame_error"] < metrics["majority_develop_frame_error"]
 
 
 def test_a_wrong_value_ends_with_one_line_and_status_2(run_script, tmp_path):
