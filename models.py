@@ -741,12 +741,24 @@ class Network(tf.Module):
         return self.trainable_variables
 
     def losses(self, output, phns, seq_len):
-        """The loss of a batch, in parts."""
-        activity, n_frames = self.activity_sums(output, seq_len)
+        """The loss of a batch, in parts; on one of several replicas, its share of them.
+
+        The shares add up to the loss of all replicas' utterances together, however many are where:
+        the rates are averaged over all of them before the regulariser squares them.
+        """
+        replicas = tf.distribute.get_replica_context()
+        prediction = self.prediction_loss(output.logits, phns, seq_len)
+        activity, n_frames, n_utterances = replicas.all_reduce(
+            tf.distribute.ReduceOp.SUM,
+            [
+                *self.activity_sums(output, seq_len),
+                tf.cast(tf.size(prediction), prediction.dtype),
+            ],
+        )
         return Losses(
-            prediction=tf.reduce_mean(self.prediction_loss(output.logits, phns, seq_len)),
-            rate=self.rate_loss(activity / n_frames),
-            l2=self.l2_loss(),
+            prediction=tf.reduce_sum(prediction) / n_utterances,
+            rate=self.rate_loss(activity / n_frames) / replicas.num_replicas_in_sync,
+            l2=self.l2_loss() / replicas.num_replicas_in_sync,
         )
 
     def after_update(self, readout_decay):

@@ -404,6 +404,9 @@ def compute_gradients(network, variables, features, phns, seq_len, dropout_seed=
 def make_train_step(network, optimizer, variables, flag_values, seed):
     """Compile one step of training; one trace serves batches of all shapes.
 
+    Under a `tf.distribute` strategy every replica is given the whole batch, takes its share of the
+    utterances, and the gradients are summed: the step is the same on any number of devices.
+
     Args:
         network: models.Network.
         optimizer: of `make_optimizer`.
@@ -417,6 +420,7 @@ def make_train_step(network, optimizer, variables, flag_values, seed):
         learning_rate, iteration) -> total loss.
     """
     optimizer.build(variables)
+    strategy = tf.distribute.get_strategy()
 
     @tf.function(
         input_signature=[
@@ -431,18 +435,32 @@ def make_train_step(network, optimizer, variables, flag_values, seed):
             noise = _noise(features, flag_values.input_noise_std, random_seed, PLACE_INPUT)
             is_true = tf.sequence_mask(seq_len, tf.shape(features)[1], features.dtype)
             features += noise * is_true[:, :, None]
+        optimizer.learning_rate.assign(learning_rate)
+        loss = strategy.run(replica_step, (features, phns, seq_len, random_seed))
+        network.after_update(flag_values.readout_decay)
+        return strategy.reduce(tf.distribute.ReduceOp.SUM, loss, axis=None)
+
+    def replica_step(features, phns, seq_len, random_seed):
+        replicas = tf.distribute.get_replica_context()
+        place, n_replicas = replicas.replica_id_in_sync_group, replicas.num_replicas_in_sync
+        share = slice(place, None, n_replicas)
         _, losses, gradients = compute_gradients(
-            network, variables, features, phns, seq_len, dropout_seed=random_seed
+            network,
+            variables,
+            features[share],
+            phns[share],
+            seq_len[share],
+            dropout_seed=random_seed + [place, 0],
         )
         if flag_values.noise_step_start >= 0:
-            is_noisy = tf.cast(iteration >= flag_values.noise_step_start, tf.float32)
+            iteration = random_seed[1]
+            is_noisy = iteration >= flag_values.noise_step_start
+            std = tf.where(is_noisy, flag_values.gd_noise / n_replicas, 0)
             gradients = [
-                g + is_noisy * _noise(g, flag_values.gd_noise, random_seed, PLACE_GRADIENTS + k)
+                g + _noise(g, std, random_seed, PLACE_GRADIENTS + k)
                 for k, g in enumerate(gradients)
             ]
-        optimizer.learning_rate.assign(learning_rate)
-        optimizer.apply_gradients(zip(gradients, variables))
-        network.after_update(flag_values.readout_decay)
+        optimizer.apply_gradients(zip(gradients, variables))  # sums them over the replicas
         return losses.total
 
     return train_step
@@ -451,7 +469,7 @@ def make_train_step(network, optimizer, variables, flag_values, seed):
 def _batch_signature(network):
     """Features, phones and lengths of a batch of any size."""
     return [
-        tf.TensorSpec([None, None, network.n_features], tf.float32),
+        tf.TensorSpec([None, None, network.n_features], network.readout.w_out.dtype),
         tf.TensorSpec([None, None], tf.int32),
         tf.TensorSpec([None], tf.int32),
     ]
@@ -460,7 +478,8 @@ def _batch_signature(network):
 def _noise(x, standard_deviation, random_seed, place):
     """Gaussian noise of the shape of `x`, another for each `place`."""
     seed = tf.random.experimental.stateless_fold_in(random_seed, place)
-    return tf.random.stateless_normal(tf.shape(x), seed, stddev=standard_deviation)
+    noise = tf.random.stateless_normal(tf.shape(x), seed, dtype=x.dtype)
+    return tf.cast(standard_deviation, x.dtype) * noise
 
 
 # --------------------------------------------------------------------------- evaluation
