@@ -32,9 +32,10 @@ z           -                  1/ms   spikes, 0 or 1/dt
 LSTM: i, j, f, o = [x, m_{t-1}] kernel + bias, in this order;
 c_t = s(f + 1) c_{t-1} + s(i) tanh(j);  m_t = s(o) tanh(c_t), s the logistic function.
 
-The LSNN has two engines, which compute the same: `dense`, here, multiplies matrices in a TensorFlow
-loop, differentiates automatically and runs on any device; `event` (`event_driven.py`) runs on the
-CPU and only works where there are spikes.
+Both have two engines, which compute the same: `dense`, here, multiplies matrices in a TensorFlow
+loop, differentiates automatically and runs on any device. On the CPU, the LSNN's `event`
+(`event_driven.py`) only works where there are spikes, and the LSTM's `fused` (`fused_lstm.py`) does
+a frame's whole work in one compiled loop, with its gradient written out.
 
 Two behaviours exist: the paper's, and with `reference_quirks` that of the authors' code
 (IGITUGraz/eligibility_propagation, Figure_2_TIMIT): the adaptation (2) counts the spikes that (5)
@@ -50,10 +51,12 @@ import tensorflow as tf
 
 import eprop
 import event_driven
+import fused_lstm
 from event_driven import AlifParameters
 
 N_DIRECTIONS = 2
 ENGINES = ("dense", "event")
+LSTM_ENGINES = ("dense", "fused")
 
 
 # --------------------------------------------------------------------------- loops over time
@@ -489,12 +492,24 @@ class LstmLayer(tf.Module):
     Args:
         kernel: [directions, n_in + cells, 4 * cells] initial weights (plain: [..., cells]).
         bias: [directions, 4 * cells] initial bias (plain: [..., cells]).
+        engine: "dense" or "fused", see the module's docstring; plain cells have the first only.
     """
 
     def __init__(
-        self, kernel, bias, reference_quirks=False, plain=False, dtype=tf.float32, name=None
+        self,
+        kernel,
+        bias,
+        reference_quirks=False,
+        plain=False,
+        engine="dense",
+        dtype=tf.float32,
+        name=None,
     ):
         super().__init__(name)
+        engines = LSTM_ENGINES[:1] if plain else LSTM_ENGINES
+        if engine not in engines:
+            raise ValueError(f"engine is {engine!r}, expected one of {engines}")
+        self.engine = engine
         self.kernel = tf.Variable(kernel, dtype=dtype, name="kernel")
         self.bias = tf.Variable(bias, dtype=dtype, name="bias")
         self.n_cells = bias.shape[-1] // (1 if plain else 4)
@@ -502,7 +517,9 @@ class LstmLayer(tf.Module):
         self.reference_quirks = reference_quirks
 
     def __call__(self, inputs, seq_len, stop_recurrence, output_probe=None, record=False):
-        """Outputs m of the cells.
+        """Outputs m of the cells; `fused` sets them to 0 in the padding unless `reference_quirks`.
+
+        With a probe or a record the dense engine runs, whatever the layer's own.
 
         Args:
             inputs: [batch, frames, n_in].
@@ -515,10 +532,21 @@ class LstmLayer(tf.Module):
         Returns:
             [batch, frames, directions * cells]; with `record` also an LstmRecord.
         """
-        dtype = self.kernel.dtype
-        n_in = self.kernel.shape[1] - self.n_cells
         if stop_recurrence:
             inputs = tf.stop_gradient(inputs)  # e-prop trains each layer by its own readout alone
+        if self.engine == "fused" and output_probe is None and not record:
+            m = fused_lstm_outputs(
+                inputs,
+                self.kernel,
+                self.bias,
+                seq_len,
+                "eprop" if stop_recurrence else "bptt",
+                self.reference_quirks,
+            )
+            shape = tf.shape(m)
+            return tf.reshape(m, [shape[0], shape[1], N_DIRECTIONS * self.n_cells])
+        dtype = self.kernel.dtype
+        n_in = self.kernel.shape[1] - self.n_cells
         projection = tf.einsum("bti,dio->dbto", inputs, self.kernel[:, :n_in])
         projection += self.bias[:, None, None]
         projection = into_cell_time(projection, seq_len, self.reference_quirks)
@@ -544,6 +572,52 @@ class LstmLayer(tf.Module):
             return m
         inputs = into_cell_time(tf.stack([inputs, inputs]), seq_len, self.reference_quirks)
         return m, LstmRecord(inputs, *outputs)
+
+
+def fused_lstm_outputs(inputs, kernel, bias, seq_len, rule, reference_quirks):
+    """Outputs of LSTM cells by the fused engine, with its gradients.
+
+    Args:
+        inputs: [batch, frames, n_in].
+        kernel: [directions, n_in + cells, 4 * cells] variable.
+        bias: [directions, 4 * cells] variable.
+        seq_len: [batch] true frames.
+        rule: one of fused_lstm.RULES.
+        reference_quirks: run through the padding too.
+
+    Returns:
+        [batch, frames, directions, cells].
+    """
+    reverse = [d == 1 for d in range(N_DIRECTIONS)]
+    dtype = inputs.dtype
+
+    def run(inputs, kernel, bias, seq_len):
+        seq_len = None if reference_quirks else seq_len
+        result = fused_lstm.forward(inputs, kernel, bias, FORGET_BIAS, seq_len, reverse)
+        return result.outputs, *result.saved
+
+    def sweep(grad_m, inputs, kernel, bias, seq_len, m, *saved):
+        seq_len = None if reference_quirks else seq_len
+        result = fused_lstm.Forward(m, fused_lstm.Saved(*saved))
+        return tuple(
+            fused_lstm.backward(result, grad_m, inputs, kernel, bias, rule, seq_len, reverse)
+        )
+
+    @tf.custom_gradient
+    def function(inputs, kernel, bias):
+        arguments = [inputs, kernel, bias, seq_len]
+        m, *saved = tf.numpy_function(run, arguments, [dtype] * 3)
+        m.set_shape([*inputs.shape[:2], N_DIRECTIONS, bias.shape[-1] // 4])
+
+        def gradient(grad_m):
+            gradients = tf.numpy_function(sweep, [grad_m, *arguments, m, *saved], [dtype] * 3)
+            for value, of in zip(gradients, (inputs, kernel, bias)):
+                value.set_shape(of.shape)
+            return gradients
+
+        return m, gradient
+
+    return function(inputs, tf.convert_to_tensor(kernel), tf.convert_to_tensor(bias))
 
 
 # --------------------------------------------------------------------------- readout
@@ -911,7 +985,10 @@ class Lsnn(Network):
 
 
 class Lstm(Network):
-    """Bidirectional LSTM; the constructor's arguments are the LSTM script's flags of that name."""
+    """Bidirectional LSTM; the constructor's arguments are the LSTM script's flags of that name.
+
+    `engine` is "dense" or "fused".
+    """
 
     def __init__(
         self,
@@ -924,6 +1001,7 @@ class Lstm(Network):
         init_scale=0.0,
         l2=1e-5,
         reference_quirks=False,
+        engine="dense",
         dtype=tf.float32,
     ):
         n_columns = n_lstm * (4 if lstm else 1)
@@ -934,6 +1012,7 @@ class Lstm(Network):
             np.zeros((N_DIRECTIONS, n_columns)),
             reference_quirks=reference_quirks,
             plain=not lstm,
+            engine=engine,
             dtype=dtype,
             name="layer0",
         )

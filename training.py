@@ -34,7 +34,7 @@ import front_end
 import ridge_readout
 from command_line import UserError, progress_bar
 from durable_files import write_json, write_whole
-from timit_dataset import PREPROC_CHOICES, Batch, TimitDataset
+from timit_dataset import PREPROC_CHOICES, Batch, TimitDataset, one_ahead
 
 N_RAMP_ITERATIONS = 100
 PACKAGES = (
@@ -517,7 +517,8 @@ def make_evaluation(network, dataset, batch_size):
         error = error_39 = prediction_loss = n_frames = 0.0
         activity = 0.0
         confusion = np.zeros((n_reduced, n_reduced), np.int64)
-        for batch in split.batches(batch_size):
+        # The authors' padding counts: there it would matter who shares a batch.
+        for batch in split.batches(batch_size, by_length=not network.reference_quirks):
             predicted, losses, batch_activity, batch_frames = (
                 x.numpy() for x in classify(batch.features, batch.phns, batch.seq_len)
             )
@@ -580,10 +581,15 @@ def random_windows(batch, n_frames, random_generator):
 
 
 def training_batches(dataset, flag_values, seed):
-    """Batches of all epochs with their epoch, shuffled anew in each."""
+    """Batches of all epochs with their epoch, shuffled anew in each.
+
+    Utterances of similar length share a batch, except with `reference_quirks`.
+    """
     for epoch in range(flag_values.n_epochs):
         random_generator = np.random.default_rng([seed, STREAM_SHUFFLING, epoch])
-        for batch in dataset.training_batches(flag_values.batch, random_generator):
+        for batch in dataset.training_batches(
+            flag_values.batch, random_generator, by_length=not flag_values.reference_quirks
+        ):
             if flag_values.truncT > 0:
                 batch = random_windows(batch, flag_values.truncT, random_generator)
             yield epoch, batch
@@ -653,7 +659,7 @@ def train(network, dataset, flag_values, seed, folder, variables):
 
     with progress_bar(total=n_iterations, unit="it", desc="training") as bar:
         iteration, epoch = 0, 0
-        for epoch, batch in training_batches(dataset, flag_values, seed):
+        for epoch, batch in one_ahead(training_batches(dataset, flag_values, seed)):
             if iteration % flag_values.print_every == 0:
                 evaluate_and_record(epoch, iteration)
             start = time.perf_counter()

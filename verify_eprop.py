@@ -38,6 +38,7 @@ import training  # noqa: E402
 PROOF_TOLERANCE = 1e-10  # relative, float64
 LIVE_NORM = 1e-6
 VECTOR_TOLERANCE = 1e-4  # relative, float32
+ENGINES = tuple(dict.fromkeys((*models.ENGINES, *models.LSTM_ENGINES)))
 
 
 def define_flags(flag_values):
@@ -48,7 +49,11 @@ def define_flags(flag_values):
         flag_values=flag_values,
     )
     flags.DEFINE_enum(
-        "engine", "dense", models.ENGINES, "LSNN engine for --vectors", flag_values=flag_values
+        "engine",
+        "dense",
+        ENGINES,
+        "engine for --vectors: event is the LSNN's, fused the LSTM's; the other one stays on dense",
+        flag_values=flag_values,
     )
 
 
@@ -282,6 +287,7 @@ def network_of_vectors(vectors, engine):
             random_generator,
             l2=settings["l2"],
             reference_quirks=True,
+            engine=engine if engine in models.LSTM_ENGINES else "dense",
         )
     else:
         parameters = models.alif_parameters(
@@ -302,7 +308,7 @@ def network_of_vectors(vectors, engine):
             rule,
             parameters,
             random_generator,
-            engine=engine,
+            engine=engine if engine in models.ENGINES else "dense",
             **{name: settings[name] for name in options.split()},
         )
     for names, variable in recorded_names(network).values():

@@ -468,7 +468,7 @@ class CellCase(NamedTuple):
 N_CELLS = 4
 
 
-def make_cell_case(plain=False, reference_quirks=False):
+def make_cell_case(plain=False, reference_quirks=False, engine="dense"):
     random_generator = np.random.default_rng(3)
     n_in, n_columns = 3, N_CELLS * (1 if plain else 4)
     layer = models.LstmLayer(
@@ -476,6 +476,7 @@ def make_cell_case(plain=False, reference_quirks=False):
         random_generator.standard_normal((2, n_columns)),
         reference_quirks,
         plain,
+        engine,
         dtype=tf.float64,
     )
     seq_len = np.array([7, 4], np.int32)
@@ -531,10 +532,14 @@ def orders_in_time(case):
         yield b, 1, np.arange(n_frames)[::-1]
 
 
-@pytest.mark.parametrize("plain", [False, True], ids=["LSTM", "plain"])
+@pytest.mark.parametrize(
+    "plain, engine",
+    [(False, "dense"), (False, "fused"), (True, "dense")],
+    ids=["LSTM", "fused LSTM", "plain"],
+)
 @pytest.mark.parametrize("reference_quirks", [False, True])
-def test_cells_equal_keras(plain, reference_quirks):
-    case = make_cell_case(plain, reference_quirks)
+def test_cells_equal_keras(plain, engine, reference_quirks):
+    case = make_cell_case(plain, reference_quirks, engine)
     m, gradients = run_cell_layer(case, False)
     cell_type = tf.keras.layers.SimpleRNN if plain else tf.keras.layers.LSTM
     expected = {name: np.zeros(g.shape) for name, g in gradients.items()}
@@ -556,9 +561,10 @@ def test_cells_equal_keras(plain, reference_quirks):
         assert_close(gradients[name], expected[name])
 
 
-def test_eprop_of_the_lstm_holds_the_outputs_of_other_cells():
+@pytest.mark.parametrize("engine", models.LSTM_ENGINES)
+def test_eprop_of_the_lstm_holds_the_outputs_of_other_cells(engine):
     """That is a Keras LSTM without recurrent weights which reads [x_t, m_{t-1}] as its input."""
-    case = make_cell_case()
+    case = make_cell_case(engine=engine)
     m, gradients = run_cell_layer(case, True)
     bptt_m, bptt_gradients = run_cell_layer(case, False)
     np.testing.assert_array_equal(m, bptt_m)
@@ -604,6 +610,12 @@ def test_lstm_record_holds_the_dynamics_in_cell_time():
         np.testing.assert_array_equal(record.m[d, b, true], m.numpy()[b, frames, columns])
         np.testing.assert_array_equal(record.inputs[d, b, true], case.inputs[b, frames])
         np.testing.assert_array_equal(signal[d, b, true], case.output_gradient[b, frames, columns])
+
+
+@pytest.mark.parametrize("plain, engine", [(True, "fused"), (False, "event")])
+def test_cells_refuse_an_engine_they_do_not_have(plain, engine):
+    with pytest.raises(ValueError, match=f"{engine}.*dense"):
+        make_cell_case(plain, engine=engine)
 
 
 def test_plain_cells_refuse_eprop():
@@ -772,6 +784,7 @@ NETWORKS = {
     "lsnn of two layers": ("lsnn", {"n_layer": 2}),
     "lsnn of one direction": ("lsnn", {"n_layer": 2, "n_directions": 1}),
     "lstm": ("lstm", {}),
+    "fused lstm": ("lstm", {"engine": "fused"}),
 }
 of_networks = pytest.mark.parametrize("kind, options", NETWORKS.values(), ids=NETWORKS)
 
@@ -873,14 +886,85 @@ def test_engines_agree_on_a_network(reference_quirks):
     assert_close(without_spikes.activity, output.activity)
 
 
+@settings(max_examples=30, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    sizes=st.tuples(*[st.integers(1, 9)] * 4),
+    rule=st.sampled_from(eprop.RULES),
+    reference_quirks=st.booleans(),
+    is_float32=st.booleans(),
+)
+def test_engines_agree_on_any_lstm(seed, sizes, rule, reference_quirks, is_float32):
+    n_batch, n_frames, n_features, n_lstm = sizes
+    random_generator = np.random.default_rng(seed)
+    shape = (n_batch, n_frames)
+    batch = Batch(
+        random_generator.standard_normal((*shape, n_features)),
+        random_generator.integers(0, N_CLASSES, shape).astype(np.int32),
+        random_generator.integers(1, n_frames + 1, n_batch).astype(np.int32),
+    )
+    dtype = tf.float32 if is_float32 else tf.float64
+    batch = batch._replace(features=batch.features.astype(dtype.as_numpy_dtype))
+    dense, fused = (
+        models.Lstm(
+            n_features,
+            N_CLASSES,
+            rule,
+            n_lstm,
+            np.random.default_rng(seed),
+            init_scale=1.0,
+            reference_quirks=reference_quirks,
+            engine=engine,
+            dtype=dtype,
+        )
+        for engine in models.LSTM_ENGINES
+    )
+    expected_output, expected_losses, expected_gradients = run_network(dense, batch)
+    output, losses, gradients = run_network(fused, batch)
+    tolerance = 1e-4 if is_float32 else 1e-10
+    counts = np.arange(n_frames) < batch.seq_len[:, None]
+    counts |= reference_quirks
+    assert_close(
+        output.activity.numpy()[counts], expected_output.activity.numpy()[counts], tolerance
+    )
+    np.testing.assert_allclose(losses, expected_losses, rtol=tolerance)
+    assert gradients.keys() == expected_gradients.keys()
+    for name in ("layer0/kernel", "layer0/bias", "readout/w_out"):
+        assert_close(gradients[name], expected_gradients[name], tolerance)
+
+
+def test_one_trace_serves_batches_of_all_lengths():
+    network = make_network("lstm", engine="fused")
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec([None, None, N_FEATURES], tf.float64),
+            tf.TensorSpec([None], tf.int32),
+        ]
+    )
+    def gradients(features, seq_len):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(network(features, seq_len).logits ** 2)
+        return tape.gradient(loss, network.trainable_variables)
+
+    norms = []
+    for n_batch, n_frames in ((1, 3), (4, 17), (7, 1), (2, 40)):
+        seq_len = np.full(n_batch, n_frames, np.int32)
+        by_kernel = gradients(np.ones((n_batch, n_frames, N_FEATURES)), seq_len)[0]
+        norms.append(np.linalg.norm(by_kernel))
+    assert gradients.experimental_get_tracing_count() == 1
+    assert min(norms) > 1e-3 and len(set(norms)) == 4
+
+
 @pytest.mark.parametrize(
     "kind, options",
     [
         ("lsnn", {"n_layer": 2, "drop_out_probability": 0.4}),
         ("lsnn", {"n_layer": 2, "drop_out_probability": 0.4, "engine": "event"}),
         ("lstm", {}),
+        ("lstm", {"engine": "fused"}),
     ],
-    ids=["lsnn", "event-driven lsnn", "lstm"],
+    ids=["lsnn", "event-driven lsnn", "lstm", "fused lstm"],
 )
 def test_a_graph_of_unknown_sizes_computes_the_same(kind, options):
     network = make_network(kind, "adaptive", **options)

@@ -134,12 +134,7 @@ def test_help_shows_every_flag_with_its_default(script, capsys):
 @BOTH
 def test_every_enum_flag_refuses_another_value(script):
     enums = [n for n, flag in own_flags(script).items() if isinstance(flag, flags.EnumFlag)]
-    assert sorted(enums) == (["engine"] if script is lsnn else []) + [
-        "eprop",
-        "front_end",
-        "preproc",
-        "readout_init",
-    ]
+    assert sorted(enums) == ["engine", "eprop", "front_end", "preproc", "readout_init"]
     for name in enums:
         for value in ("none", "", "mfcc", "Symmetric"):
             with pytest.raises(UserError) as error:
@@ -237,19 +232,48 @@ RUN_FLAGS = {
 }
 
 
-def test_both_engines_train_alike(short_dataset):
+@pytest.mark.parametrize(
+    "script, engines, recurrent",
+    [
+        (lsnn, models.ENGINES, "layer0/w_rec"),
+        (lstm, models.LSTM_ENGINES, "layer0/kernel"),
+    ],
+    ids=["lsnn", "lstm"],
+)
+def test_both_engines_train_alike(script, engines, recurrent, short_dataset):
+    rules = ((), ("--eprop=symmetric",))
     trained = {
-        (engine, rule): weights_after_two_steps(lsnn, short_dataset(), f"--engine={engine}", *rule)
-        for engine in models.ENGINES
-        for rule in ((), ("--eprop=symmetric",))
+        (engine, rule): weights_after_two_steps(
+            script, short_dataset(), f"--engine={engine}", *rule
+        )
+        for engine in engines
+        for rule in rules
     }
     for (_, rule), weights in trained.items():
         for name, w in weights.items():
             np.testing.assert_allclose(trained["dense", rule][name], w, rtol=0, atol=1e-5)
-    bptt, symmetric = (
-        trained["event", rule]["layer0/w_rec"] for rule in ((), ("--eprop=symmetric",))
-    )
+    bptt, symmetric = (trained[engines[1], rule][recurrent] for rule in rules)
     assert np.max(np.abs(bptt - symmetric)) > 5e-5
+
+
+@pytest.mark.parametrize(
+    "script, arguments, gpus, expected",
+    [
+        (lsnn, [], [], "event"),
+        (lsnn, [], ["GPU"], "dense"),
+        (lsnn, ["--engine=event"], ["GPU"], "event"),
+        (lstm, [], [], "fused"),
+        (lstm, [], ["GPU"], "dense"),
+        (lstm, ["--nolstm"], [], "dense"),
+        (lstm, ["--engine=dense"], [], "dense"),
+        (lstm, ["--engine=fused"], ["GPU"], "fused"),
+    ],
+)
+def test_the_engine_fits_the_machine(script, arguments, gpus, expected, monkeypatch):
+    monkeypatch.setattr(script.tf.config, "list_physical_devices", lambda kind: gpus)
+    flag_values = parse(script, *arguments)
+    script.check_flags(flag_values)
+    assert script.choose_engine(flag_values) == expected
 
 
 def test_every_flag_has_its_test():
@@ -368,6 +392,7 @@ def test_spread_time_constants_are_whole_or_half(short_dataset):
         (lstm, ["--nolstm", "--eprop=symmetric"], ["--nolstm", "--eprop=symmetric"]),
         (lstm, ["--nolstm", "--eprop=random"], ["--nolstm", "--eprop=random"]),
         (lstm, ["--nolstm", "--eprop=adaptive"], ["--nolstm", "--eprop=adaptive"]),
+        (lstm, ["--nolstm", "--engine=fused"], ["--nolstm", "--engine=fused"]),
         (lsnn, ["--BAglobal"], ["--BAglobal", "BPTT", "--eprop=random"]),
         (lsnn, ["--BAglobal", "--eprop=symmetric"], ["--BAglobal", "symmetric", "random"]),
         (lsnn, ["--BAglobal", "--eprop=adaptive"], ["--BAglobal", "adaptive", "random"]),

@@ -225,6 +225,16 @@ def test_the_seed_decides_on_the_order(short_dataset):
     assert not np.array_equal(first, other)
 
 
+def test_the_authors_batches_mix_lengths(short_dataset):
+    """Six utterances of 6, 10 and 14 frames: sorted, each batch of two is of one length."""
+    dataset = short_dataset()
+    for quirks in (False, True):
+        arguments = ["--n_epochs=9", "--batch=2", f"--reference_quirks={quirks}"]
+        batches = training.training_batches(dataset, parse(lstm, *arguments), seed=1)
+        are_mixed = [len(set(batch.seq_len.tolist())) > 1 for _, batch in batches]
+        assert len(are_mixed) == 27 and any(are_mixed) == quirks
+
+
 def test_truncT_cuts_windows(short_dataset):
     for length, flag in ((14, "--truncT=-1"), (5, "--truncT=5")):
         batches = training.training_batches(short_dataset(), parse(lsnn, flag), seed=1)
@@ -573,9 +583,9 @@ def test_no_epoch_is_an_evaluation_of_the_first_weights(train, short_dataset, ea
     dataset, read = short_dataset(), []
     for name in ("develop", "test"):
 
-        def batches(size, name=name, split=getattr(dataset, name)):
+        def batches(size, by_length=False, name=name, split=getattr(dataset, name)):
             read.append((name, size))
-            return type(split).batches(split, size)
+            return type(split).batches(split, size, by_length)
 
         monkeypatch.setattr(getattr(dataset, name), "batches", batches)
     run = train(lstm, dataset, "--n_epochs=0", "--test_batch=2")
