@@ -49,7 +49,7 @@ import tensorflow as tf
 
 import eprop
 import event_driven
-from event_driven import AlifParameters
+from event_driven import alif_parameters, scaled_normal  # noqa: F401, models.alif_parameters
 
 N_DIRECTIONS = 2
 ENGINES = ("dense", "event")
@@ -121,46 +121,6 @@ def frame_means(spikes, n_repeat):
 
 
 # --------------------------------------------------------------------------- LSNN layer
-
-
-def alif_parameters(
-    n_regular,
-    n_adaptive,
-    tau_v=20.0,
-    tau_a=200.0,
-    thr=0.01,
-    beta=1.8,
-    n_ref=2,
-    dampening_factor=0.3,
-    dt=1.0,
-    n_repeat=5,
-    rec=True,
-    reference_quirks=False,
-):
-    """Parameters of `n_regular` leaky and then `n_adaptive` adaptive neurons.
-
-    `tau_v` and `tau_a` in ms are numbers or have one value a neuron. `thr` and `beta` are rescaled
-    by the decays as the symbol table says, because (3) adds currents without (1 - alpha).
-
-    Returns:
-        event_driven.AlifParameters
-    """
-    n_neurons = n_regular + n_adaptive
-    alpha = np.exp(-dt / np.broadcast_to(np.asarray(tau_v, float), n_neurons))
-    rho = np.exp(-dt / np.broadcast_to(np.asarray(tau_a, float), n_neurons))
-    is_adaptive = np.arange(n_neurons) >= n_regular
-    return AlifParameters(
-        alpha=alpha,
-        rho=rho,
-        beta=is_adaptive * beta * (1 - rho) / (1 - alpha),
-        thr=thr / (1 - alpha),
-        dampening_factor=dampening_factor,
-        n_ref=float(n_ref),
-        n_repeat=n_repeat,
-        rec=rec,
-        reference_quirks=reference_quirks,
-        dt_ms=dt,
-    )
 
 
 class AlifState(NamedTuple):
@@ -784,10 +744,8 @@ class Lsnn(Network):
         n_out = N_DIRECTIONS * n_neurons
         layers = [
             AlifLayer(
-                _scaled_normal(
-                    random_generator, n_in if k == 0 else n_out, n_neurons, weight_scale
-                ),
-                _scaled_normal(random_generator, n_neurons, n_neurons, weight_scale),
+                scaled_normal(random_generator, n_in if k == 0 else n_out, n_neurons, weight_scale),
+                scaled_normal(random_generator, n_neurons, n_neurons, weight_scale),
                 parameters,
                 reads_frames=k == 0,
                 engine=engine,
@@ -934,9 +892,3 @@ class Lstm(Network):
             n_frames = tf.fill([tf.shape(phns)[0]], tf.shape(phns)[1])
             return super().prediction_loss(logits, phns, n_frames)
         return super().prediction_loss(logits, phns, seq_len)
-
-
-def _scaled_normal(random_generator, n_in, n_out, weight_scale):
-    """[directions, n_in, n_out] initial weights of a spiking layer, scale * N(0, 1) / sqrt(n_in)."""
-    shape = (N_DIRECTIONS, n_in, n_out)
-    return weight_scale * random_generator.standard_normal(shape) / np.sqrt(n_in)
