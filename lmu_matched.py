@@ -58,6 +58,7 @@ RIDGE = 1e-3  # of the mean square of the filtered spikes
 ADAPTIVE_STATE_STD, ADAPTIVE_DRIVE_STD = 2.0, 6.0  # of the potential, thresholds
 MOST_UTTERANCES = 40  # of which decoders are solved
 METHODS = ("matched", "nengo")
+NAMED_CHANNELS = ("pca", "random")  # others are lists of columns
 
 
 class LmuSettings(NamedTuple):
@@ -119,7 +120,7 @@ def ideal_memory(utterances, parameters, settings, random_generator):
     theta = legendre_memory.theta_steps(settings.theta_ms, parameters.n_repeat)
     a, b = legendre_memory.discrete(settings.order, theta)
     states = [
-        ideal_states(utterance @ projection, a, b, alpha, parameters.n_repeat)
+        ideal_states(low_passed(utterance @ projection, alpha, parameters.n_repeat), a, b)
         for utterance in utterances
     ]
     return Memory(utterances, states, a, b, projection, std=np.concatenate(states).std(axis=0))
@@ -139,13 +140,9 @@ def channel_projection(utterances, settings, random_generator):
     """P [features, channels] of the settings, each channel of unit variance in the utterances.
 
     Raises:
-        UserError: more channels than static features, or channels that do not exist.
+        UserError: channels that do not exist or are constant.
     """
     n_static, n_channels = settings.n_static, settings.n_channels
-    if n_channels > n_static:
-        raise UserError(
-            f"--n_channels={n_channels}: expected at most {n_static}, as many as static features"
-        )
     frames = np.concatenate(utterances)[:, :n_static].astype(np.float64)
     covariance = np.atleast_2d(np.cov(frames, rowvar=False))  # [static, static]
     if settings.channels == "pca":
@@ -194,15 +191,14 @@ def list_of_channels(settings):
     return columns
 
 
-def ideal_states(channels, a, b, alpha, n_repeat):
-    """m [steps, channels * order] of (2) for input [frames, channels], each shown `n_repeat` steps.
+def low_passed(frames, alpha, n_repeat):
+    """x~ [steps, ...] of (2) for frames [frames, ...], each shown `n_repeat` steps."""
+    return lfilter([1 - alpha], [1, -alpha], np.repeat(frames, n_repeat, axis=0), axis=0)
 
-    Args:
-        a, b: Ad [order, order] and Bd [order].
-        alpha: decay of the membrane a step.
-    """
-    low_passed = lfilter([1 - alpha], [1, -alpha], np.repeat(channels, n_repeat, 0), axis=0)
-    states = legendre_memory.memory_state(low_passed, a, b)  # [steps, channels, order]
+
+def ideal_states(inputs, a, b):
+    """m [steps, channels * order] of (2) for inputs x~ P [steps, channels], Ad and Bd."""
+    states = legendre_memory.memory_state(inputs, a, b)  # [steps, channels, order]
     return states.reshape(len(states), -1)
 
 
@@ -225,15 +221,10 @@ def random_drive(utterances, parameters, std_thresholds, random_generator):
         std_thresholds: standard deviation of the potential, in units of thr.
     """
     alpha, n_repeat = common_alpha(parameters), parameters.n_repeat
-    filtered = np.concatenate(
-        [
-            lfilter([1.0], [1.0, -alpha], np.repeat(utterance, n_repeat, axis=0), axis=0)
-            for utterance in utterances
-        ]
-    )
-    drive = random_generator.standard_normal((filtered.shape[1], len(parameters.alpha)))
-    variances = np.sum(drive * (np.cov(filtered, rowvar=False) @ drive), axis=0)
-    return drive * std_thresholds * parameters.thr / np.sqrt(variances)
+    speech = np.concatenate([low_passed(u, alpha, n_repeat) for u in utterances])
+    drive = random_generator.standard_normal((speech.shape[1], len(parameters.alpha)))
+    variances = np.sum(drive * (np.cov(speech, rowvar=False) @ drive), axis=0)
+    return (1 - alpha) * drive * std_thresholds * parameters.thr / np.sqrt(variances)
 
 
 class _Solution(NamedTuple):
@@ -276,30 +267,29 @@ def without_diagonal(weights, inverse_gram):
     return weights
 
 
-def filtered_spikes(utterances_of_currents, w_rec, parameters):
-    """zbar of every step, a list of [steps, n].
+def spikes_of(currents, w_rec, parameters):
+    """Spikes of one direction, a list of uint8 [steps, n].
 
     Args:
-        utterances_of_currents: list of [frames or steps, n] input currents.
-        w_rec: [n, n], what a spike adds to the potentials, row = presynaptic; None: nothing.
-        parameters: of the neurons; `n_repeat` steps a row of the currents.
+        currents: list of [frames, n], the input of each utterance times its weights.
+        w_rec: [n, n], row = presynaptic; None for no recurrence.
+        parameters: event_driven.AlifParameters of the n neurons.
     """
-    alpha, n = common_alpha(parameters), len(parameters.alpha)
+    n = len(parameters.alpha)
+    recurrent = None if w_rec is None else w_rec[np.newaxis]
     parameters = parameters._replace(rec=w_rec is not None)
-    recurrent = None if w_rec is None else w_rec[np.newaxis] * parameters.dt_ms  # spikes are 1/dt
-    rows = []
-    for start in range(0, len(utterances_of_currents), BATCH):
-        current, seq_len = padded(utterances_of_currents[start : start + BATCH], np.float64)
+    spikes = []
+    for start in range(0, len(currents), BATCH):
+        current, seq_len = padded(currents[start : start + BATCH], np.float64)
         forward = event_driven.forward(current[:, :, np.newaxis], recurrent, parameters, seq_len)
-        spikes = event_driven.unpack_spikes(forward.saved.spikes, n)[:, :, 0]
-        for row, length in zip(spikes, seq_len):
-            rows.append(lfilter([1.0], [1.0, -alpha], row[: length * parameters.n_repeat], axis=0))
-    return rows
+        batch = event_driven.unpack_spikes(forward.saved.spikes, n)[:, :, 0]
+        spikes += [row[: parameters.n_repeat * length] for row, length in zip(batch, seq_len)]
+    return spikes
 
 
-def at_frame_ends(rows, n_repeat):
-    """[all frames, n] of a list of [steps, n], the last step of each frame."""
-    return np.concatenate([row[n_repeat - 1 :: n_repeat] for row in rows])
+def filtered(spikes, alpha):
+    """zbar [steps, n] of spikes [steps, n]."""
+    return lfilter([1.0], [1.0, -alpha], spikes, axis=0)
 
 
 def seed_direction(utterances, parameters, n_regular, settings, random_generator, say=print):
@@ -343,26 +333,30 @@ def seed_direction(utterances, parameters, n_regular, settings, random_generator
     drive = random_drive(memory.utterances, regular, settings.drive_std, random_generator)
     w_in = (1 - alpha) * memory.P @ b_normalised.T @ e.T + drive
 
+    def at_frame_ends(spikes):
+        """zbar [all frames, n] of a list of spikes [steps, n]."""
+        return np.concatenate([filtered(z, alpha)[n_repeat - 1 :: n_repeat] for z in spikes])
+
     say(f"decoders of {n_regular} neurons from {len(normalised)} utterances")
     currents = []
     for utterance, state in zip(memory.utterances, normalised):
         before = np.concatenate([np.zeros((1, dimensions)), state[:-1]])
         currents.append((state - alpha * before) @ e.T + np.repeat(utterance @ drive, n_repeat, 0))
-    driven = filtered_spikes(currents, None, regular._replace(n_repeat=1))
-    zbar = at_frame_ends(driven, n_repeat)
-    target = at_frame_ends(normalised, n_repeat)
+    zbar = at_frame_ends(spikes_of(currents, None, regular._replace(n_repeat=1)))
+    target = np.concatenate([state[n_repeat - 1 :: n_repeat] for state in normalised])
 
     solution = solve_decoders(zbar, target)
     say(f"  driven: {_quality(zbar @ solution.decoders, target)}")
     decoders = with_slope_one(solution.decoders, zbar, target)
 
     def loop():
-        """W_rec, a spike's effect."""
-        return without_diagonal(decoders @ a_normalised.T @ e.T, solution.inverse_gram)
+        """W_rec among the regular neurons; spikes are 1 / dt high."""
+        weights = decoders @ a_normalised.T @ e.T
+        return parameters.dt_ms * without_diagonal(weights, solution.inverse_gram)
 
     currents = [utterance @ w_in for utterance in memory.utterances]
     for turn in range(settings.refits + 1):
-        free = at_frame_ends(filtered_spikes(currents, loop(), regular), n_repeat)
+        free = at_frame_ends(spikes_of(currents, loop(), regular))
         say(f"  closed loop, {turn} refit(s): {_quality(free @ decoders, target)}")
         if turn < settings.refits:
             both = np.concatenate([zbar, free]), np.concatenate([target, target])
@@ -373,14 +367,14 @@ def seed_direction(utterances, parameters, n_regular, settings, random_generator
     w_rec[:n_regular, :n_regular] = loop()
     if len(adaptive.alpha):
         reading = ADAPTIVE_STATE_STD * encoders(len(adaptive.alpha)) * thr[n_regular:]
-        w_rec[:n_regular, n_regular:] = decoders @ reading.T
+        w_rec[:n_regular, n_regular:] = parameters.dt_ms * decoders @ reading.T
         listening = random_drive(
             memory.utterances, adaptive, ADAPTIVE_DRIVE_STD, random_generator
         )
         w_in = np.concatenate([w_in, listening], axis=1)
     return SeededDirection(
         w_in=w_in,
-        w_rec=w_rec * parameters.dt_ms,  # the network's spikes are 1 / dt high
+        w_rec=w_rec,
         A=memory.A,
         B=memory.B,
         E=e / memory.std,

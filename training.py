@@ -13,7 +13,6 @@ rate_hz_*          firing rates over the neurons of the set, in spikes per simul
 import datetime
 import importlib.metadata
 import json
-import math
 import os
 import platform
 import resource
@@ -30,7 +29,7 @@ from absl import flags
 import eprop
 import event_driven
 import figures
-from command_line import UserError, progress_bar
+from command_line import UserError, check_finite, progress_bar
 from durable_files import write_json, write_whole
 from timit_dataset import PREPROC_CHOICES, Batch, TimitDataset
 
@@ -183,9 +182,7 @@ def check_flags(flag_values):
         value = getattr(flag_values, name)
         if value != -1 and value < 1:
             raise UserError(f"--{name}={value}: expected -1 (off) or at least 1")
-    for name, value in flag_values.flag_values_dict().items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise UserError(f"--{name}={value}: expected a finite number")
+    check_finite(flag_values)
     for name in ("comment", "run_id"):
         if os.path.basename(getattr(flag_values, name)) != getattr(flag_values, name):
             raise UserError(f"--{name}={getattr(flag_values, name)}: expected part of a file name")
