@@ -417,7 +417,7 @@ def report_table(report, settings):
 class LoopRecord(NamedTuple):
     """A seeded cell beside the ideal memory, for one utterance; steps in the cell's order."""
 
-    low_passed: np.ndarray  # [steps, channels], what enters the memory
+    low_passed: np.ndarray  # [steps, features], filtered as the membrane does
     ideal: np.ndarray  # [steps, channels * order]
     decoded: np.ndarray  # [steps, channels * order]
     spikes: np.ndarray  # bool [steps, n]
@@ -426,33 +426,31 @@ class LoopRecord(NamedTuple):
 def record_loop(layer, utterances, parameters, direction=0):
     """`LoopRecord` of each utterance [frames, features], in the order that the cell reads."""
     alpha, n_repeat = float(parameters.alpha[0]), parameters.n_repeat
-    p, decoders = layer.P[direction], layer.D[direction]
+    a, b, decoders = (getattr(layer, name)[direction] for name in "ABD")
     currents = [utterance @ layer.w_in[direction] for utterance in utterances]
     spikes = lmu_matched.spikes_of(currents, layer.w_rec[direction], parameters)
     records = []
     for utterance, of_utterance in zip(utterances, spikes):
-        low_passed = lmu_matched.low_passed(utterance @ p, alpha, n_repeat)
-        ideal = lmu_matched.ideal_states(
-            low_passed, layer.A[direction], layer.B[direction]
+        inputs = lmu_matched.low_passed(utterance, alpha, n_repeat)
+        zbar = lmu_matched.filtered(of_utterance[:, : decoders.shape[1]], alpha)
+        records.append(
+            LoopRecord(
+                low_passed=inputs,
+                ideal=lmu_matched.ideal_states(inputs @ layer.P[direction], a, b),
+                decoded=zbar @ decoders.T,
+                spikes=of_utterance > 0,
+            )
         )
-        filtered = lmu_matched.filtered(of_utterance[:, : decoders.shape[1]], alpha)
-        records.append(LoopRecord(low_passed, ideal, filtered @ decoders.T, of_utterance > 0))
     return records
 
 
 def loop_eigenvalues(records):
-    """Eigenvalues, a step, of the linear system that the decoded states of a loop follow.
-
-    decoded_t = A decoded_{t-1} + B low_passed_t + noise, solved with the ideal states as
-    instruments: the noise of decoding is in decoded_{t-1} too, and would shrink a plain regression.
-    """
+    """Eigenvalues, a step, of the linear system that predicts the decoded states of a loop best:
+    decoded_t = A decoded_{t-1} + B low_passed_t, by least squares."""
     before = np.concatenate([r.decoded[:-1] for r in records])
     after = np.concatenate([r.decoded[1:] for r in records])
-    instruments = np.concatenate([r.ideal[:-1] for r in records])
     inputs = np.concatenate([r.low_passed[1:] for r in records])
-    explaining = np.concatenate([before, inputs], axis=1)
-    instruments = np.concatenate([instruments, inputs], axis=1)
-    system = np.linalg.solve(instruments.T @ explaining, instruments.T @ after)
+    system, *_ = np.linalg.lstsq(np.concatenate([before, inputs], axis=1), after, rcond=None)
     return np.linalg.eigvals(system[: before.shape[1]].T)
 
 
