@@ -101,8 +101,8 @@ def alif_parameters(
 ):
     """Parameters of `n_regular` leaky and then `n_adaptive` adaptive neurons.
 
-    `tau_v` and `tau_a` in ms are numbers or have one value a neuron. `thr` becomes
-    thr / (1 - alpha) and `beta` beta (1 - rho) / (1 - alpha): (3) adds currents without (1 - alpha).
+    `tau_v` and `tau_a` in ms are numbers or have one value a neuron. As (3) adds currents
+    without (1 - alpha), `thr` becomes thr / (1 - alpha), `beta` beta (1 - rho) / (1 - alpha).
 
     Returns:
         `AlifParameters`.

@@ -3,9 +3,9 @@
     python3 lmu_init.py --dataset=timit_processed --report=lmu_report.json
 
 writes `lmu_init.npz`, for `solve_timit_with_framewise_lsnn.py --init=lmu_init.npz`, and measures it
-on speakers that are held out, beside its row-shuffled control and random weights: a minute or two on
-two cores. On the 16-speaker sample the memory capacity of its four channels (the sum of R2 over 0
-to 20 frames) is 13.7, shuffled 12.0, of random weights at the same firing rate 11.7.
+on speakers that are held out, beside its row-shuffled control and random weights: a minute on two
+cores. On the 16-speaker sample the memory capacity of its four channels (the sum of R2 over 0 to 20
+frames) is 13.9, shuffled 12.0, of random weights at the same firing rate 11.7.
 
 `lmu_matched.py` and `lmu_nengo.py` say how the weights are made (`--method`), `memory.py` how they
 are measured. Both directions of a layer are seeded, the backward one on reversed speech. With

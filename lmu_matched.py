@@ -1,11 +1,13 @@
 """A Legendre memory in the recurrent weights of spiking neurons, by the neurons' own spikes.
 
 The neural engineering framework (Eliasmith & Anderson 2003) holds a state m in the filtered spikes
-of many neurons: encoders E drive them, decoders D read m from them, and a linear system in m becomes
-recurrent weights. Of a regular neuron of `event_driven` (equations 1 to 5 there), the reset only
-subtracts what its spikes add to zbar_t = alpha zbar_{t-1} + z_t: v_t = u_t - thr zbar_{t-1} with
+of many neurons: encoders E drive them, decoders D read m from them, and a linear system in m
+becomes recurrent weights. In a regular neuron of `event_driven` (equations 1 to 5 there), the reset
+only subtracts what its own spikes add to zbar_t = alpha zbar_{t-1} + z_t: v_t = u_t - thr zbar_{t-1}
+with
 
-    u_t = sum_k alpha^k (x_{t-k} W_in + z_{t-1-k} W_rec) = x~_t W_in / (1 - alpha) + zbar_{t-1} W_rec
+    u_t = sum_k alpha^k (x_{t-k} W_in + z_{t-1-k} W_rec)
+        = x~_t W_in / (1 - alpha) + zbar_{t-1} W_rec
 
 so that the neuron is a rectifier from u to zbar, and the membrane's leak itself is the low-pass of
 the loop. With zbar D^T ~ m and
@@ -25,12 +27,12 @@ is the memory of `legendre_memory`, one step of 1 ms a turn. How the parts are f
    It moves the neurons out of their dead zone |u| < thr, in which the loop would fall silent.
 4. D: the neurons are driven as if the memory were ideal, by I_t = E (m_t - alpha m_{t-1}) + x W_x
    and no recurrence; ridge regression of m on zbar at the ends of the frames, no intercept. Then
-   D is scaled so that the decoded state has slope 1 against the ideal one: a loop gain that is wrong
-   by a few per cent acts in every step.
+   D is scaled so that the decoded state has slope 1 against the ideal one: a loop gain that is
+   wrong by a few per cent acts in every step.
 5. W_rec has no diagonal: what a neuron would send to itself is replaced by what the others can
    best (by the same regression) say of it, which is to solve its column without it.
-6. `refits` times: the loop runs by itself, what it did is added to the driven data with equal weight,
-   the ideal m still the target, and D is solved anew.
+6. `refits` times: the loop runs by itself, what it did is added to the driven data with equal
+   weight, the ideal m still the target, and D is solved anew.
 7. Adaptive neurons stay out of the loop, as adaptation makes them no rectifiers: they read the
    decoded state with random encoders of 2 thr and the features with a drive of 6 thr.
 
@@ -316,7 +318,7 @@ def seed_direction(utterances, parameters, n_regular, settings, random_generator
 
     memory = ideal_memory(utterances, parameters, settings, random_generator)
     normalised = [state / memory.std for state in memory.states]  # [steps, dimensions]
-    covariance = np.cov(np.concatenate(normalised), rowvar=False)
+    covariance = np.atleast_2d(np.cov(np.concatenate(normalised), rowvar=False))
     dimensions = len(memory.std)
     identity = np.eye(settings.n_channels)
     a, b = np.kron(identity, memory.A), np.kron(identity, memory.B[:, np.newaxis])
@@ -391,5 +393,7 @@ def layer_part(parameters, neurons):
 
 def _quality(decoded, target):
     """How well the decoded states follow the true ones, for a reader."""
-    correlations = [np.corrcoef(x, y)[0, 1] for x, y in zip(decoded.T, target.T)]
+    x, y = decoded - decoded.mean(axis=0), target - target.mean(axis=0)
+    norms = np.linalg.norm(x, axis=0) * np.linalg.norm(y, axis=0)
+    correlations = np.divide((x * y).sum(axis=0), norms, out=np.zeros_like(norms), where=norms > 0)
     return f"correlation with the ideal memory {np.mean(correlations):.2f}"

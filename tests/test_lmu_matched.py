@@ -207,7 +207,7 @@ def test_without_a_diagonal_each_column_is_the_regression_on_the_other_neurons(r
 
 
 def test_the_potential_without_resets_is_encoded_state_and_drive(seeded, utterances, parameters):
-    """The head's derivation: with the decoded state in m's place, v + thr zbar is E (Ad m + ...)."""
+    """The derivation at the module's head, in a simulation by itself; W_rec is E Ad D."""
     seed, _ = seeded
     alpha, thr, n = parameters.alpha[0], parameters.thr[0], 120
     x = np.repeat(utterances[0].astype(float), 5, axis=0)
@@ -222,7 +222,7 @@ def test_the_potential_without_resets_is_encoded_state_and_drive(seeded, utteran
         np.testing.assert_allclose(v + thr * zbar[:n], u, atol=1e-9)
         assert np.all((v > thr)[spikes[t, :n] > 0])  # the simulation is the one meant here
         zbar = alpha * zbar + spikes[t]
-    # The recurrent part of W is E Ad D but for the treatment of the diagonal.
+    # But for the treatment of the diagonal.
     product = (seed.E @ seed.A @ seed.D).T
     off_diagonal = ~np.eye(n, dtype=bool)
     relative = (seed.w_rec[:n, :n] - product)[off_diagonal].std() / product.std()
@@ -279,6 +279,18 @@ def test_more_refits_use_the_loop(utterances, parameters):
     ]
     np.testing.assert_array_equal(seeds[0].E, seeds[1].E)
     assert np.linalg.norm(seeds[1].D - seeds[0].D) > 0.05 * np.linalg.norm(seeds[0].D)
+
+
+def test_a_loop_that_falls_silent_is_shown_as_one(utterances):
+    """Without the drive the dead zone around zero potential swallows a weak memory."""
+    lines = []
+    settings = ONE_CHANNEL._replace(order=1, drive_std=0, gain_min=0.5, gain_max=0.5, refits=0)
+    rng = np.random.default_rng(1)
+    lmu_matched.seed_direction(
+        utterances[:6], alif_parameters(40, 0), 40, settings, rng, lines.append
+    )
+    driven, free = (float(line.split()[-1]) for line in lines[-2:])
+    assert driven > 0.3 and free == 0
 
 
 def test_without_adaptive_neurons(utterances):
