@@ -542,7 +542,9 @@ def _memory_utterance_figure(
         steps / n_repeat, decoded, color=VERMILION, linewidth=0.8, label="decoded from spikes"
     )
     signal_axes.plot(steps / n_repeat, ideal, color=BLUE, linewidth=1.4, label="ideal memory")
-    signal_axes.legend(fontsize=TICK_PT, frameon=False, ncols=3, loc="lower right")
+    lowest, highest = signal_axes.get_ylim()
+    signal_axes.set_ylim(lowest, highest + 0.2 * (highest - lowest))  # room for the legend
+    signal_axes.legend(fontsize=TICK_PT, frameon=False, ncols=3, loc="upper right")
     _label(signal_axes, y="channel (deviations)")
     _draw_raster(raster_axes, spikes, n_repeat, n_regular)
     _label(

@@ -18,7 +18,6 @@ equation (1) in `lmu_matched.py` (float64), and `settings`, a JSON text.
 
 import json
 import os
-import zipfile
 from typing import NamedTuple
 
 import numpy as np
@@ -265,7 +264,7 @@ def load_seed(path, n_features, n_neurons, n_directions=2):
         raise UserError(
             f"--init: cannot read {path} ({error.strerror}): make it with lmu_init.py"
         ) from None
-    except (ValueError, TypeError, EOFError, KeyError, AttributeError, zipfile.BadZipFile):
+    except Exception:  # np.load and zipfile raise many kinds for a file that is no archive
         raise UserError(f"--init: {path} holds no seed: expected an .npz of lmu_init.py") from None
     missing = [name for name in (*SEEDED, "settings") if name not in arrays]
     if missing:

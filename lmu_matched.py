@@ -145,7 +145,7 @@ def channel_projection(utterances, settings, random_generator):
         UserError: channels that do not exist or are constant.
     """
     n_static, n_channels = settings.n_static, settings.n_channels
-    frames = np.concatenate(utterances)[:, :n_static].astype(np.float64)
+    frames = np.concatenate([u[:, :n_static] for u in utterances]).astype(np.float64)
     covariance = np.atleast_2d(np.cov(frames, rowvar=False))  # [static, static]
     if settings.channels == "pca":
         _, vectors = np.linalg.eigh(covariance)  # ascending

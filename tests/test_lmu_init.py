@@ -161,6 +161,16 @@ def test_both_cells_follow_their_memory(layer, utterances):
         assert records[0].spikes.shape == (750, 50) and records[0].low_passed.shape == (750, 12)
 
 
+def test_the_other_method_gives_a_layer_of_the_same_kind(layer, utterances):
+    by_nengo = seed_small(utterances, settings=SMALL._replace(method="nengo"))
+    for name in lmu_init.SEEDED:
+        mine, other = getattr(layer, name), getattr(by_nengo, name)
+        assert other.shape == mine.shape and other.dtype == mine.dtype
+        assert np.isfinite(other).all() and np.any(other != 0)
+    np.testing.assert_array_equal(by_nengo.P[0], layer.P[0])
+    assert not np.diagonal(by_nengo.w_rec, axis1=1, axis2=2).any()
+
+
 def test_equal_seeds_equal_layers(layer, utterances):
     again, other = seed_small(utterances), seed_small(utterances, seed=2)
     for name in lmu_init.SEEDED:
