@@ -3,6 +3,8 @@
 import json
 import os
 import pickle
+import subprocess
+import sys
 
 import lmu_init
 import lmu_matched
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 import timit_processing
 from command_line import UserError, parse_flags
-from conftest import assert_user_error, run_in
+from conftest import REPOSITORY, assert_user_error, run_in
 from event_driven import alif_parameters
 from lmu_matched import LmuSettings
 from test_lmu_matched import N_STATIC, speech_like
@@ -44,6 +46,12 @@ def seed_small(utterances, seed=1, n_regular=40, n_adaptive=10, settings=SMALL, 
 @pytest.fixture(scope="module")
 def layer(utterances):
     return seed_small(utterances)
+
+
+def test_needs_no_tensorflow():
+    check = "import sys, lmu_init; sys.exit('tensorflow' in sys.modules)"
+    process = subprocess.run([sys.executable, "-c", check], cwd=REPOSITORY, timeout=120)
+    assert process.returncode == 0
 
 
 # --------------------------------------------------------------------------- flags
