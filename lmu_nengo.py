@@ -39,9 +39,9 @@ This is (1) of `lmu_matched` with tau A + I in place of Ad and tau B in place of
   silent step after a spike, so that its rate curve is that of no refractory time. The ensembles
   here have one of a step, the shortest that Nengo simulates without losing current. The potential
   has a floor of 0 in Nengo, and none in the LSNN.
-- In (1) and (2) synapse and membrane follow each other. In the LSNN there is the membrane alone, and
-  its subtracting reset makes each neuron a rectifier without delay: with decoders that fit, it needs
-  Ad and not tau A + I (see `lmu_matched`).
+- In (1) and (2) synapse and membrane follow each other. In the LSNN there is the membrane alone,
+  and its subtracting reset makes each neuron a rectifier without delay: with decoders that fit, it
+  needs Ad and not tau A + I (see `lmu_matched`).
 - Adaptation: a current that each spike raises by beta / thr, for a threshold that rises by beta.
 - The LSNN has no autapses: the diagonal of W_rec is lost.
 
@@ -265,7 +265,9 @@ def nengo_weights(utterances, parameters, n_regular, settings, random_generator,
     """
     alpha = lmu_matched.common_alpha(parameters)
     memory = lmu_matched.ideal_memory(utterances, parameters, settings, random_generator)
-    network, features, drive = network_for(memory, parameters, n_regular, settings, random_generator)
+    network, features, drive = network_for(
+        memory, parameters, n_regular, settings, random_generator
+    )
     n_steps = len(features) * parameters.n_repeat
     say(f"Nengo: {len(parameters.alpha)} neurons for {n_steps} steps")
     simulator = run(network, parameters, n_steps)
@@ -273,9 +275,9 @@ def nengo_weights(utterances, parameters, n_regular, settings, random_generator,
     ideal = lmu_matched.ideal_states(low_passed, memory.A, memory.B) / memory.std
     error = mapping_error(simulator, network, features, ideal, parameters, drive)
     say(
-        f"  regular neurons: {error.nengo_rate_hz:.0f} Hz, in the LSNN {error.lsnn_rate_hz:.0f} Hz; "
-        f"relative error of the state: {error.nengo_ideal:.2f}, in the LSNN {error.lsnn_ideal:.2f}; "
-        f"between them {error.lsnn_nengo:.2f}"
+        f"  regular neurons: {error.nengo_rate_hz:.0f} Hz, in the LSNN "
+        f"{error.lsnn_rate_hz:.0f} Hz; relative error of the state: {error.nengo_ideal:.2f}, in "
+        f"the LSNN {error.lsnn_ideal:.2f}; between them {error.lsnn_nengo:.2f}"
     )
     extracted = connections(simulator, network)
     w_in, w_rec = lsnn_weights(extracted, parameters, drive)
