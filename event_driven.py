@@ -85,6 +85,52 @@ class AlifParameters(NamedTuple):
     dt_ms: float = 1.0
 
 
+def alif_parameters(
+    n_regular,
+    n_adaptive,
+    tau_v=20.0,
+    tau_a=200.0,
+    thr=0.01,
+    beta=1.8,
+    n_ref=2,
+    dampening_factor=0.3,
+    dt=1.0,
+    n_repeat=5,
+    rec=True,
+    reference_quirks=False,
+):
+    """Parameters of `n_regular` leaky and then `n_adaptive` adaptive neurons.
+
+    `tau_v` and `tau_a` in ms are numbers or have one value a neuron. As (3) adds currents
+    without (1 - alpha), `thr` becomes thr / (1 - alpha), `beta` beta (1 - rho) / (1 - alpha).
+
+    Returns:
+        `AlifParameters`.
+    """
+    n_neurons = n_regular + n_adaptive
+    alpha = np.exp(-dt / np.broadcast_to(np.asarray(tau_v, float), n_neurons))
+    rho = np.exp(-dt / np.broadcast_to(np.asarray(tau_a, float), n_neurons))
+    is_adaptive = np.arange(n_neurons) >= n_regular
+    return AlifParameters(
+        alpha=alpha,
+        rho=rho,
+        beta=is_adaptive * beta * (1 - rho) / (1 - alpha),
+        thr=thr / (1 - alpha),
+        dampening_factor=dampening_factor,
+        n_ref=float(n_ref),
+        n_repeat=n_repeat,
+        rec=rec,
+        reference_quirks=reference_quirks,
+        dt_ms=dt,
+    )
+
+
+def scaled_normal(random_generator, n_in, n_out, weight_scale, directions=2):
+    """[directions, n_in, n_out] initial weights of a layer, weight_scale * N(0, 1) / sqrt(n_in)."""
+    shape = (directions, n_in, n_out)
+    return weight_scale * random_generator.standard_normal(shape) / np.sqrt(n_in)
+
+
 class Saved(NamedTuple):
     """What the backward pass needs of the forward pass, beside its input."""
 

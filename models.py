@@ -52,7 +52,7 @@ import tensorflow as tf
 import eprop
 import event_driven
 import fused_lstm
-from event_driven import AlifParameters
+from event_driven import scaled_normal
 
 N_DIRECTIONS = 2
 ENGINES = ("dense", "event")
@@ -127,46 +127,6 @@ def frame_means(spikes, n_repeat):
 
 
 # --------------------------------------------------------------------------- LSNN layer
-
-
-def alif_parameters(
-    n_regular,
-    n_adaptive,
-    tau_v=20.0,
-    tau_a=200.0,
-    thr=0.01,
-    beta=1.8,
-    n_ref=2,
-    dampening_factor=0.3,
-    dt=1.0,
-    n_repeat=5,
-    rec=True,
-    reference_quirks=False,
-):
-    """Parameters of `n_regular` leaky and then `n_adaptive` adaptive neurons.
-
-    `tau_v` and `tau_a` in ms are numbers or have one value a neuron. `thr` and `beta` are rescaled
-    by the decays as the symbol table says, because (3) adds currents without (1 - alpha).
-
-    Returns:
-        event_driven.AlifParameters
-    """
-    n_neurons = n_regular + n_adaptive
-    alpha = np.exp(-dt / np.broadcast_to(np.asarray(tau_v, float), n_neurons))
-    rho = np.exp(-dt / np.broadcast_to(np.asarray(tau_a, float), n_neurons))
-    is_adaptive = np.arange(n_neurons) >= n_regular
-    return AlifParameters(
-        alpha=alpha,
-        rho=rho,
-        beta=is_adaptive * beta * (1 - rho) / (1 - alpha),
-        thr=thr / (1 - alpha),
-        dampening_factor=dampening_factor,
-        n_ref=float(n_ref),
-        n_repeat=n_repeat,
-        rec=rec,
-        reference_quirks=reference_quirks,
-        dt_ms=dt,
-    )
 
 
 class AlifState(NamedTuple):
@@ -878,8 +838,7 @@ class Lsnn(Network):
         n_out = n_directions * n_neurons
 
         def random_weights(n_pre):
-            shape = (n_directions, n_pre, n_neurons)
-            return weight_scale * random_generator.standard_normal(shape) / np.sqrt(n_pre)
+            return scaled_normal(random_generator, n_pre, n_neurons, weight_scale, n_directions)
 
         weights = [
             (random_weights(n_out if k else n_in), random_weights(n_neurons))

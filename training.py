@@ -36,11 +36,13 @@ import event_driven
 import figures
 import front_end
 import health
+import memory
 import ridge_readout
 import run_lock
 from command_line import (
     Interrupted,
     UserError,
+    check_finite,
     deferred_signals,
     one_line,
     parse_flags,
@@ -50,6 +52,7 @@ from durable_files import append_line, remove_leftovers, write_json, write_whole
 from timit_dataset import PREPROC_CHOICES, Batch, TimitDataset, one_ahead
 
 N_RAMP_ITERATIONS = 100
+MEMORY_CHANNELS = 4  # of the features, that the spikes are asked for
 PACKAGES = (
     "tensorflow",
     "keras",
@@ -64,7 +67,7 @@ PACKAGES = (
 RESUME_FLAGS = ("dataset", "checkpoint_every_s", "n_threads", "cuda_device", "verbose", "plot")
 MAX_INTEGER = 2**31 - 1
 # Streams of random numbers that one seed feeds; a stream more leaves the others as they are.
-STREAM_WEIGHTS, STREAM_SHUFFLING, STREAM_TIME_CONSTANTS = range(3)
+STREAM_WEIGHTS, STREAM_SHUFFLING, STREAM_TIME_CONSTANTS, STREAM_SEEDING = range(4)
 # Places in a training step where it draws: dropout has the numbers from 0 on, one a layer.
 PLACE_INPUT, PLACE_GRADIENTS = 999, 1000
 
@@ -264,9 +267,8 @@ def check_flags(flag_values):
         value = getattr(flag_values, name)
         if value != -1 and value < 1:
             raise UserError(f"--{name}={value}: expected -1 (off) or at least 1")
+    check_finite(flag_values)
     for name, value in flag_values.flag_values_dict().items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise UserError(f"--{name}={value}: expected a finite number")
         if isinstance(value, int) and value > MAX_INTEGER:
             raise UserError(f"--{name}={value}: expected {MAX_INTEGER} at most")
     for name in ("comment", "run_id"):
@@ -762,7 +764,13 @@ def _epoch_batches(dataset, flag_values, seed, epoch):
         yield batch
 
 
-def run(flag_values, script, make_network, trained_part=lambda network: network):
+def run(
+    flag_values,
+    script,
+    make_network,
+    trained_part=lambda network: network,
+    measure_memory=False,
+):
     """One experiment from its flags to its metrics; both scripts' way through this module.
 
     Args:
@@ -770,6 +778,7 @@ def run(flag_values, script, make_network, trained_part=lambda network: network)
         script: its name, for the run folder.
         make_network: function (flag_values, dataset, seed) -> models.Network.
         trained_part: function that gives the part of the network to train, a tf.Module.
+        measure_memory: see `train`.
     """
     with contextlib.ExitStack() as held:
         folder = flag_values.resume
@@ -793,7 +802,7 @@ def run(flag_values, script, make_network, trained_part=lambda network: network)
         else:
             folder = make_run_folder(flag_values, script, seed, dataset, held)
         variables = trained_part(network).trainable_variables
-        train(network, dataset, flag_values, seed, folder, variables)
+        train(network, dataset, flag_values, seed, folder, variables, measure_memory)
 
 
 def _lock(folder):
@@ -868,7 +877,7 @@ def _restore(folder, network, optimizer):
     return progress
 
 
-def train(network, dataset, flag_values, seed, folder, variables):
+def train(network, dataset, flag_values, seed, folder, variables, measure_memory=False):
     """Train a network, select on the development set, then read the test set once.
 
     Where the folder holds a checkpoint, training goes on from it. Ctrl-C and SIGTERM end it after
@@ -883,6 +892,8 @@ def train(network, dataset, flag_values, seed, folder, variables):
             `best.npz`, `last.npz`, `learning_curve.png` and `confusion_matrix.png`, and until
             the end `checkpoint.npz` and `checkpoint_before.npz`.
         variables: what is trained.
+        measure_memory: write `memory.json` and `memory.png`, what an LSNN's first layer remembers
+            before training and after it.
 
     Returns:
         The content of `metrics.json`.
@@ -892,10 +903,14 @@ def train(network, dataset, flag_values, seed, folder, variables):
         command_line.Interrupted: a signal came.
     """
     with _told_how_to_continue(folder), deferred_signals() as stop_if_asked:
-        return _train(network, dataset, flag_values, seed, folder, variables, stop_if_asked)
+        return _train(
+            network, dataset, flag_values, seed, folder, variables, measure_memory, stop_if_asked
+        )
 
 
-def _train(network, dataset, flag_values, seed, folder, variables, stop_if_asked):
+def _train(
+    network, dataset, flag_values, seed, folder, variables, measure_memory, stop_if_asked
+):
     n_iterations = flag_values.n_epochs * dataset.n_training_batches(flag_values.batch)
     optimizer = make_optimizer(flag_values, network)
     train_step = make_train_step(network, optimizer, variables, flag_values, seed)
@@ -916,6 +931,8 @@ def _train(network, dataset, flag_values, seed, folder, variables, stop_if_asked
         )
     if flag_values.resume:
         print(f"resumed at iteration {progress.iteration} of {n_iterations}")
+    if measure_memory and progress.iteration == 0:
+        record_memory(folder, network, dataset, "before")
     saved, saved_s = None, time.monotonic()
 
     def save_checkpoint():
@@ -991,6 +1008,8 @@ def _train(network, dataset, flag_values, seed, folder, variables, stop_if_asked
 
     best = progress.best
     save_weights(os.path.join(folder, "last.npz"), network)
+    if measure_memory:
+        record_memory(folder, network, dataset, "after")
     load_weights(os.path.join(folder, "best.npz"), network)
     test = evaluate(dataset.test)
     _draw_learning_curve(folder, progress.evaluations, majority_error)
@@ -1027,6 +1046,47 @@ def _train(network, dataset, flag_values, seed, folder, variables, stop_if_asked
         + ("" if flag_values.reduced_phns else f" (39 classes {test.frame_error_39:.3f})")
     )
     return metrics
+
+
+def record_memory(folder, network, dataset, when):
+    """Measure what an LSNN's first layer remembers; note it in a run folder's `memory.json`.
+
+    Readouts are fitted to the training speakers and judged by those of the development set; the
+    channels are the training set's first principal components.
+
+    Args:
+        when: "before" training or "after" it; then the figure is drawn too.
+    """
+    layer = network.layers[0]
+    w_in = layer.w_in.numpy()
+    splits = dataset.train, dataset.develop
+    try:
+        measured = memory.measure(
+            [features for split in splits for features in split.features],
+            [phns for split in splits for phns in split.phns],
+            [entry["speaker"] for split in splits for entry in split.metadata],
+            np.repeat([False, True], [len(split) for split in splits]),
+            w_in,
+            np.zeros((*w_in.shape[::2], w_in.shape[2])) if layer.w_rec is None else layer.w_rec,
+            network.parameters,
+            memory.principal_directions(
+                dataset.train.features, dataset.n_static, min(MEMORY_CHANNELS, dataset.n_static)
+            ),
+            dataset.n_phns,
+        )
+    except UserError as error:
+        print(f"note: {error}")
+        return
+    path = os.path.join(folder, "memory.json")
+    record = {"before": None, "after": None}
+    if when == "after" and os.path.exists(path):
+        with open(path, encoding="utf-8") as file:
+            record = json.load(file)
+    record[when] = measured
+    write_json(path, record)
+    if when == "after":
+        curves = {f"{w} training": m["r2_channels"] for w, m in record.items() if m is not None}
+        figures.plot_memory(os.path.join(folder, "memory.png"), curves)
 
 
 def _record(develop, epoch, iteration, flag_values, seconds, train_losses):

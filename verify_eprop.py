@@ -32,6 +32,7 @@ command_line.import_tensorflow()
 import tensorflow as tf  # noqa: E402
 
 import eprop  # noqa: E402
+import event_driven  # noqa: E402
 import models  # noqa: E402
 import training  # noqa: E402
 
@@ -90,7 +91,7 @@ def make_case(kind, rule, reference_quirks=False, seed=1):
     seq_len = np.array([frames, frames - 2, frames - 3], np.int32)
     features[np.arange(frames) >= seq_len[:, None]] = 0
     if kind == "lsnn":
-        parameters = models.alif_parameters(
+        parameters = event_driven.alif_parameters(
             5,
             4,
             tau_v=[20, 10, 20, 30, 20, 10, 20, 20, 15],
@@ -290,7 +291,7 @@ def network_of_vectors(vectors, engine):
             engine=engine if engine in models.LSTM_ENGINES else "dense",
         )
     else:
-        parameters = models.alif_parameters(
+        parameters = event_driven.alif_parameters(
             settings["n_regular"],
             settings["n_adaptive"],
             tau_v=settings["tauv"],

@@ -17,7 +17,7 @@ sys.path.insert(0, {repository!r})
 import command_line
 command_line.import_tensorflow()
 import tensorflow as tf
-import models, training
+import event_driven, models, training
 import solve_timit_with_framewise_lsnn as lsnn
 import solve_timit_with_framewise_lstm as lstm
 
@@ -41,7 +41,7 @@ def weights_after_steps(n_replicas, model, rule, arguments, n_steps):
     quirks = flag_values.reference_quirks
     with strategy.scope():
         if model == "lsnn":
-            parameters = models.alif_parameters(
+            parameters = event_driven.alif_parameters(
                 6, 4, n_repeat=2, reference_quirks=quirks, tau_a=20
             )
             network = models.Lsnn(

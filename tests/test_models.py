@@ -104,7 +104,7 @@ def make_alif_case(
     The padding is not 0, and the recurrent weights have a diagonal.
     """
     random_generator = np.random.default_rng(seed)
-    parameters = models.alif_parameters(
+    parameters = event_driven.alif_parameters(
         N_REGULAR,
         N_ADAPTIVE,
         TAU_V_MS,
@@ -349,12 +349,12 @@ def test_adaptation_and_its_spread_reach_the_adaptive_neurons():
 
 
 def test_alif_parameters():
-    parameters = models.alif_parameters(7, 5)
+    parameters = event_driven.alif_parameters(7, 5)
     np.testing.assert_allclose(parameters.thr, 0.2050416, rtol=1e-6)  # recorded from the authors'
     np.testing.assert_allclose(parameters.beta, [0] * 7 + [0.1840770] * 5, rtol=1e-6)
     np.testing.assert_allclose(parameters.alpha, np.full(12, np.exp(-1 / 20)))
     np.testing.assert_allclose(parameters.rho, np.full(12, np.exp(-1 / 200)))
-    spread = models.alif_parameters(1, 1, tau_v=[20, 10], tau_a=[200, 100], thr=0.02, beta=3, dt=2)
+    spread = event_driven.alif_parameters(1, 1, tau_v=[20, 10], tau_a=[200, 100], thr=0.02, beta=3, dt=2)
     np.testing.assert_allclose(spread.alpha, np.exp([-2 / 20, -2 / 10]))
     np.testing.assert_allclose(spread.rho, np.exp([-2 / 200, -2 / 100]))
     np.testing.assert_allclose(spread.thr, 0.02 / (1 - spread.alpha))
@@ -367,7 +367,7 @@ def test_alif_parameters():
         parameters.n_repeat,
     ) == (2, 0.3, 1, 5)
     with pytest.raises(ValueError):
-        models.alif_parameters(2, 2, tau_v=[20, 10, 20])
+        event_driven.alif_parameters(2, 2, tau_v=[20, 10, 20])
 
 
 def test_pseudo_derivative_of_a_spike():
@@ -381,7 +381,7 @@ def test_pseudo_derivative_of_a_spike():
 
 @pytest.mark.parametrize("n_ref, expected", [(0, 1), (1, 1), (2, 2), (3, 3), (5, 5)])
 def test_steps_between_spikes_of_a_driven_neuron(n_ref, expected):
-    parameters = models.alif_parameters(1, 0, n_ref=n_ref, rec=False)
+    parameters = event_driven.alif_parameters(1, 0, n_ref=n_ref, rec=False)
     layer = models.AlifLayer(np.full((2, 1, 1), 9.0), None, parameters, reads_frames=True)
     spikes = layer(tf.ones([1, 6, 1]), np.array([6]), False).numpy()[0, :, 0]
     np.testing.assert_array_equal(np.diff(np.flatnonzero(spikes)), expected)
@@ -738,7 +738,7 @@ def make_network(kind, rule="symmetric", dt=1.0, n_ref=3, **options):
     options = {"l2": 1e-3, "dtype": tf.float64, **options}
     if kind == "lstm":
         return models.Lstm(N_FEATURES, N_CLASSES, rule, 4, random_generator, **options)
-    parameters = models.alif_parameters(
+    parameters = event_driven.alif_parameters(
         N_REGULAR,
         N_ADAPTIVE,
         TAU_V_MS,
@@ -1188,7 +1188,7 @@ def test_mirror_decay_follows_each_update_of_adaptive_eprop(kind, rule):
 
 
 def test_initial_weights():
-    parameters = models.alif_parameters(40, 40)
+    parameters = event_driven.alif_parameters(40, 40)
     network = models.Lsnn(
         100, 5, "bptt", parameters, np.random.default_rng(0), n_layer=2, weight_scale=0.5
     )
@@ -1199,7 +1199,7 @@ def test_initial_weights():
         # 12000 numbers and more give their standard deviation within 1 %.
         np.testing.assert_allclose(np.std(off_diagonal), 0.5 / np.sqrt(n_in), rtol=0.03)
     assert network.n_regular == 40
-    parameters = models.alif_parameters(40, 40, rec=False)
+    parameters = event_driven.alif_parameters(40, 40, rec=False)
     without = models.Lsnn(9, 5, "bptt", parameters, np.random.default_rng(0))
     assert set(without.weights()) == {"layer0/w_in", "readout/w_out", "readout/b_out"}
 
