@@ -144,46 +144,31 @@ def backward(
     layer = _checked_layer(inputs, kernel, bias, 0, seq_len, reverse)
     dtype = layer.inputs.dtype
     of_cells, of_gates = _shapes(layer)
-    outputs = checked_array("outputs", forward_result.outputs, dtype, of_cells)
-    saved = Saved(
-        checked_array("saved.gates", forward_result.saved.gates, dtype, of_gates),
-        checked_array("saved.cells", forward_result.saved.cells, dtype, of_cells),
+    result = Forward(
+        checked_array("outputs", forward_result.outputs, dtype, of_cells),
+        Saved(
+            checked_array("saved.gates", forward_result.saved.gates, dtype, of_gates),
+            checked_array("saved.cells", forward_result.saved.cells, dtype, of_cells),
+        ),
     )
     grad_outputs = checked_array("grad_outputs", grad_outputs, dtype, of_cells)
-    directions, n_rows, n_columns = layer.kernel.shape
     is_bptt = rule == "bptt"
     kernel_t = np.ascontiguousarray(layer.kernel.transpose(0, 2, 1))
-    of_inputs = (directions, *layer.inputs.shape)
-    grad_inputs = np.zeros(of_inputs if is_bptt else (directions, 0, 0, 0), dtype)
-    grad_kernel = np.zeros(layer.kernel.shape, dtype)
-    grad_bias = np.zeros(layer.bias.shape, dtype)
+    of_inputs = np.zeros((len(layer.reverse) if is_bptt else 1, *layer.inputs.shape), dtype)
+    of_kernel, of_bias = np.zeros(layer.kernel.shape, dtype), np.zeros(layer.bias.shape, dtype)
 
     def sweep(direction, first, last):
-        of_kernel, of_bias = np.zeros((n_rows, n_columns), dtype), np.zeros(n_columns, dtype)
+        # Utterances have rows of their own in the input's gradient, the weights' are summed.
+        of_group = Gradients(of_inputs, np.zeros_like(of_kernel[0]), np.zeros_like(of_bias[0]))
         _backward_group(
-            layer,
-            kernel_t,
-            direction,
-            first,
-            last,
-            is_bptt,
-            outputs,
-            saved,
-            grad_outputs,
-            grad_inputs,
-            of_kernel,
-            of_bias,
+            layer, kernel_t, direction, first, last, is_bptt, result, grad_outputs, of_group
         )
-        return direction, of_kernel, of_bias
+        return direction, of_group
 
-    for direction, of_kernel, of_bias in run_chunks(sweep, _groups(layer)):
-        grad_kernel[direction] += of_kernel
-        grad_bias[direction] += of_bias
-    return Gradients(
-        grad_inputs.sum(0) if is_bptt else np.zeros(layer.inputs.shape, dtype),
-        grad_kernel,
-        grad_bias,
-    )
+    for direction, of_group in run_chunks(sweep, _groups(layer)):
+        of_kernel[direction] += of_group.kernel
+        of_bias[direction] += of_group.bias
+    return Gradients(of_inputs.sum(0), of_kernel, of_bias)
 
 
 class _Layer(NamedTuple):
@@ -292,25 +277,14 @@ def _forward_group(layer, direction, first, last, outputs, saved):
 
 @_compiled
 def _backward_group(
-    layer,
-    kernel_t,
-    direction,
-    first,
-    last,
-    is_bptt,
-    outputs,
-    saved,
-    grad_outputs,
-    grad_inputs,
-    grad_kernel,
-    grad_bias,
+    layer, kernel_t, direction, first, last, is_bptt, result, grad_outputs, gradients
 ):
     """Equations (4)-(8) for utterances order[first:last] of a direction, backwards in time."""
+    outputs, saved = result
     n_in, n = layer.inputs.shape[2], outputs.shape[3]
     dtype = layer.bias.dtype
-    n_rows = GROUP * BLOCK_FRAMES
-    deltas = np.empty((n_rows, 4 * n), dtype)
-    pre_synaptic = np.empty((n_rows, n_in + n), dtype)
+    deltas = np.empty((GROUP * BLOCK_FRAMES, 4 * n), dtype)
+    pre_synaptic = np.empty((GROUP * BLOCK_FRAMES, n_in + n), dtype)
     sent_back = np.zeros((GROUP, n_in + n), dtype)  # (4)
     mbar, squashed, last_cell = np.empty(n, dtype), np.empty(n, dtype), np.empty(n, dtype)
     cbar = np.zeros((GROUP, n), dtype)
@@ -347,12 +321,10 @@ def _backward_group(
                     b = layer.order[first + r]
                     if t < layer.n_frames[b]:
                         place = _place(t, layer.n_frames[b], layer.reverse[direction])
-                        grad_inputs[direction, b, place] = sent_back[r, :n_in]
-        _add_product(grad_kernel, pre_synaptic[:n_rows].T, deltas[:n_rows])
+                        gradients.inputs[direction, b, place] = sent_back[r, :n_in]
+        _add_product(gradients.kernel, pre_synaptic[:n_rows].T, deltas[:n_rows])
         for row in range(n_rows):
-            delta = deltas[row]
-            for k in range(4 * n):
-                grad_bias[k] += delta[k]
+            _add_multiple(gradients.bias, _ONE, deltas[row])
 
 
 @_compiled

@@ -270,7 +270,7 @@ class AlifLayer(tf.Module):
         return self._in_order_of_time(outputs[0], seq_len), AlifRecord(rows, *outputs)
 
     def _run_event_driven(self, inputs, seq_len, stop_recurrence, per_step):
-        current = tf.einsum("bti,dio->btdo", inputs, self.w_in)
+        current = tf.tensordot(inputs, self.w_in, [[2], [1]])  # [batch, frames, directions, n]
         parameters = self.parameters
         n_repeat = parameters.n_repeat
         if per_step or not self.reads_frames:
@@ -592,8 +592,9 @@ def exponential_filter(x, decay):
     span, n_frames = 1, tf.shape(x)[1]
     # Beyond this the factor is below a float's resolution of 1.
     while decay**span > np.finfo(x.dtype.as_numpy_dtype).eps / 4:
-        shifted = tf.pad(x, [[0, 0], [tf.minimum(span, n_frames), 0], [0, 0]])[:, :n_frames]
-        x += decay**span * shifted
+        padded = tf.pad(x, [[0, 0], [tf.minimum(span, n_frames), 0], [0, 0]])
+        # The gradient of x[:, :n], which may have strides, takes ten times that of a slice.
+        x += decay**span * tf.slice(padded, [0, 0, 0], tf.shape(x))
         span *= 2
     return x
 
@@ -760,7 +761,8 @@ class Network(tf.Module):
         n_frames = tf.reduce_sum(seq_len)
         if self.reference_quirks:
             n_frames = tf.size(output.activity[:, :, 0])
-        return tf.reduce_sum(output.activity, (0, 1)), tf.cast(n_frames, output.activity.dtype)
+        of_utterances = tf.reduce_sum(output.activity, 1)  # at once with the next, it takes thrice
+        return tf.reduce_sum(of_utterances, 0), tf.cast(n_frames, output.activity.dtype)
 
     def rate_loss(self, mean_activity):
         """Penalty on firing rates, a scalar, from the mean activity [n_out]; cells have none."""

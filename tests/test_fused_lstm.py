@@ -1,13 +1,13 @@
 """The fused LSTM layer against NumPy, explicit eligibility traces, tangents and itself."""
 
 import re
-import threading
 import tracemalloc
 from typing import NamedTuple
 
 import fused_lstm
 import numpy as np
 import pytest
+from conftest import assert_close, assert_equal_for_any_number_of_threads_and_callers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba import njit, types
@@ -100,12 +100,6 @@ def make_case(seed, batch=3, frames=20, directions=2, n_in=5, n=7, scale=1.0, dt
 FLOATS = ("inputs", "kernel", "bias", "grad_outputs")
 
 
-def assert_close(actual, expected, tolerance):
-    """Largest deviation over the tensor's largest entry; an all-zero tensor must be met exactly."""
-    assert actual.shape == expected.shape
-    assert np.max(abs(actual - expected), initial=0) <= tolerance * np.max(abs(expected), initial=0)
-
-
 SIZES = {
     "seed": st.integers(0, 2**32 - 1),
     "batch": st.integers(1, 10),
@@ -115,6 +109,8 @@ SIZES = {
     "n": st.integers(1, 40),
     "scale": st.sampled_from([0.0, 0.3, 1.0, 30.0]),
 }
+# With weights of 30 nearly all gates are 0 or 1, and of 1 - s(x)^2 only rounding is left.
+SATURATED = 1e-12
 
 
 @settings(max_examples=40, deadline=None)
@@ -137,8 +133,9 @@ def test_outputs_and_eprop_equal_plain_recursions_and_explicit_traces(**argument
         of_kernel[d] += traced[:-1]
         of_bias[d] += traced[-1]
     np.testing.assert_allclose(result.outputs, outputs, rtol=1e-10, atol=1e-13)
-    assert_close(gradients.kernel, of_kernel, 1e-10)
-    assert_close(gradients.bias, of_bias, 1e-10)
+    for found, expected in ((gradients.kernel, of_kernel), (gradients.bias, of_bias)):
+        tolerance = 1e-10 * np.max(abs(expected)) + SATURATED
+        np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance)
     assert not gradients.inputs.any()
 
 
@@ -158,7 +155,7 @@ def test_bptt_is_the_derivative(**arguments):
         size += abs(change).sum()
     gradients = case.backward(case.forward(), "bptt")
     found = sum(np.sum(g * along[name]) for g, name in zip(gradients, FLOATS))
-    assert abs(found - expected) <= 1e-9 * size
+    assert abs(found - expected) <= 1e-9 * size + SATURATED
 
 
 def test_the_cases_are_alive():
@@ -261,26 +258,8 @@ def forward_and_backward(case):
 
 
 def test_equal_for_any_number_of_threads_and_callers(monkeypatch):
-    """Bit by bit: also when several Python threads call at once, each with work of its own."""
     cases = [make_case(seed, batch=11, n=16) for seed in range(3)]
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    expected = [forward_and_backward(case) for case in cases]
-    monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    found = {}
-
-    def call(k):
-        found[k] = [forward_and_backward(cases[k % 3]) for _ in range(4)]
-
-    callers = [threading.Thread(target=call, args=(k,)) for k in range(6)]
-    for caller in callers:
-        caller.start()
-    for caller in callers:
-        caller.join()
-    assert sorted(found) == list(range(6))
-    for k, results in found.items():
-        for result in results:
-            for array, reference in zip(result, expected[k % 3]):
-                np.testing.assert_array_equal(array, reference)
+    assert_equal_for_any_number_of_threads_and_callers(forward_and_backward, cases, monkeypatch)
 
 
 def test_nothing_is_compiled_again_for_other_sizes():
