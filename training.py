@@ -361,13 +361,14 @@ def warn_of_differences(folder, record, now, names):
         was, new = record.get(name), now[name]
         if was is None or was == new:
             continue
-        if isinstance(was, dict):
+        if isinstance(was, dict) and isinstance(new, dict):
             packages = sorted(p for p in {*was, *new} if was.get(p) != new.get(p))
             what = ", ".join(f"{p} {new.get(p)} instead of {was.get(p)}" for p in packages)
         else:
             what = f"{name} {new} instead of {was}"
         if name == "data_sha256":
             what = f"other data ({what})"
+        what = one_line(what)[:1000]  # the record may come from anywhere
         print(f"warning: not as when {folder} was made: {what}: results may differ")
 
 
@@ -490,7 +491,7 @@ def load_weights(path, network):
                 f"--checkpoint: {name} in {path} is {found[name].dtype} {found[name].shape}, "
                 f"expected {variable.dtype.name} {tuple(variable.shape)}: it is of another network"
             )
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", under="ignore"):
             found[name] = found[name].astype(variable.dtype.as_numpy_dtype)
         if not np.isfinite(found[name]).all():
             raise UserError(f"--checkpoint: {name} in {path} holds NaN or infinite values")
@@ -831,14 +832,18 @@ def _note_resumption(folder, dataset):
 
 @contextlib.contextmanager
 def _told_how_to_continue(folder):
-    """Add the command that continues a run to an interruption or an error of writing."""
+    """Add the command that continues a run to an interruption or an error of writing.
+
+    Raises:
+        Interrupted, UserError, MemoryError: in place of what came.
+    """
     command = f"python3 {shlex.quote(sys.argv[0])} --resume={shlex.quote(folder)}"
     try:
         yield
     except Interrupted as interruption:
-        raise Interrupted(
-            interruption.signal_number, f"continue with: {command}"
-        ) from None
+        raise Interrupted(interruption.signal_number, f"continue with: {command}") from None
+    except tf.errors.ResourceExhaustedError as error:
+        raise MemoryError(one_line(error.message)[:200]) from None
     except OSError as error:
         raise UserError(
             f"{folder}: cannot be written ({error.strerror or error}); what was written before is "

@@ -441,6 +441,7 @@ def test_flags_that_exclude_each_other(script, arguments, words):
         pytest.param(lstm, "--momentum=1", id="Adam divides by 0"),
         pytest.param(lstm, "--seed=4294967296", id="TensorFlow takes 32 bits"),
         pytest.param(lstm, "--lr_init=nan", id="no number"),
+        pytest.param(lsnn, "--truncT=99999999999", id="NumPy counts in 32 bits"),
         pytest.param(lsnn, "--tau_out=inf", id="endless filter"),
     ],
 )

@@ -1,11 +1,13 @@
 """Learning rates, batches, steps, evaluation, selection and weights on disk, on tiny networks."""
 
+import io
 import json
 import os
 import pickle
 import random
 import re
 import subprocess
+import zipfile
 from types import SimpleNamespace
 
 import numpy as np
@@ -767,6 +769,46 @@ def test_files_that_hold_no_weights_of_this_network_are_refused(short_dataset, t
             assert word in message
         assert equal(values(network.weights()), good)
     assert not trap.exists()
+
+
+def archive_of(path, name, content, compression=zipfile.ZIP_DEFLATED):
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        archive.writestr(name, content)
+
+
+def header(descr, shape):
+    """Beginning of a `.npy` file."""
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        file, {"descr": descr, "fortran_order": False, "shape": shape}
+    )
+    return file.getvalue()
+
+
+def test_archives_that_lie_about_their_size(short_dataset, tmp_path):
+    """A small file that unpacks to a gigabyte; arrays larger than the file; values no float32 has."""
+    _, network = build(lstm, short_dataset())
+    good = values(network.weights())
+    path = str(tmp_path / "x.npz")
+    for name, content, words in (
+        ("readout/b_out.npy", bytes(2**30), "unpacks to 1.1e"),
+        ("readout/b_out.npy", header("<f4", (10**12,)) + bytes(8), "announces"),
+        ("readout/b_out.npy", header("<f4", (-1, -39)) + bytes(156), "holds no weights|another"),
+        ("readout/b_out.npy", header("|O", (1,)) + pickle.dumps([1]), "Python objects"),
+        ("readout/b_out.npy", b"\x93NUMPY\x01\x00", "no readable archive"),
+    ):
+        archive_of(path, name, content)
+        with pytest.raises(UserError, match=words):
+            training.load_weights(path, network)
+    for bad in (np.nan, 1e300):
+        np.savez(path, **{**good, "readout/b_out": np.full(39, bad)})
+        with pytest.raises(UserError, match="readout/b_out in .* holds NaN or infinite"):
+            training.load_weights(path, network)
+    os.unlink(path)
+    os.mkfifo(path)
+    with pytest.raises(UserError, match="is no file"):
+        training.load_weights(path, network)
+    assert equal(values(network.weights()), good)
 
 
 @pytest.mark.parametrize(
