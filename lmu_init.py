@@ -24,6 +24,7 @@ import numpy as np
 from absl import flags
 from scipy.optimize import brentq
 
+import checkpoints
 import command_line
 import event_driven
 import figures
@@ -36,6 +37,7 @@ from durable_files import write_json, write_whole
 from lmu_matched import LmuSettings
 from timit_dataset import PREPROC_CHOICES, TimitDataset
 
+MOST_BYTES = 2**30  # that a file of weights may unpack to: of 8,000 neurons, it is that large
 FOLDS = 4
 FEWEST_SPEAKERS = 4  # one held out, two to choose the readouts' regularisation by, one to fit to
 SPEAKERS_OF_SAMPLE = 16  # a training set with so many speakers needs none of the other splits
@@ -48,6 +50,20 @@ STARTS = ("lmu", "shuffled", "random", "random_scaled")
 
 
 # --------------------------------------------------------------------------- flags
+
+
+def define_neuron_flags(flag_values):
+    """Define the flags of a layer's neurons, for this script and for training."""
+    both = {"flag_values": flag_values}
+    flags.DEFINE_integer("n_regular", 300, "regular neurons per direction", 0, **both)
+    flags.DEFINE_integer("n_adaptive", 100, "adaptive neurons per direction", 0, **both)
+    flags.DEFINE_integer("n_repeat", 5, "simulated steps a frame", 1, **both)
+    flags.DEFINE_float("dt", 1.0, "length of a step, ms", 1e-3, **both)
+    flags.DEFINE_float("tau_v", 20.0, "membrane time constant, ms", 1e-3, **both)
+    flags.DEFINE_float("tau_a", 200.0, "adaptation time constant, ms", 1e-3, **both)
+    flags.DEFINE_float("thr", 0.01, "baseline threshold, before the scaling by tau_v", 1e-9, **both)
+    flags.DEFINE_float("beta", 1.8, "threshold rise a spike, before the scaling", 0, **both)
+    flags.DEFINE_integer("n_ref", 2, "refractory steps; 2 gives one silent step", 0, **both)
 
 
 def define_lmu_flags(flag_values):
@@ -257,14 +273,15 @@ def load_seed(path, n_features, n_neurons, n_directions=2):
         UserError: no such file, no seed in it, or one of another layer.
     """
     try:
-        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        arrays = checkpoints.read_arrays(path, MOST_BYTES)
     except OSError as error:
         raise UserError(
             f"--init: cannot read {path} ({error.strerror}): make it with lmu_init.py"
         ) from None
-    except Exception:  # np.load and zipfile raise many kinds for a file that is no archive
-        raise UserError(f"--init: {path} holds no seed: expected an .npz of lmu_init.py") from None
+    except checkpoints.BadArraysError as error:
+        raise UserError(
+            f"--init: {path} holds no seed: it {error}: expected an .npz of lmu_init.py"
+        ) from None
     missing = [name for name in (*SEEDED, "settings") if name not in arrays]
     if missing:
         raise UserError(f"--init: {path} has no {missing[0]}: expected an .npz of lmu_init.py")
@@ -286,7 +303,9 @@ def load_seed(path, n_features, n_neurons, n_directions=2):
     try:
         settings = json.loads(str(arrays["settings"][()]))
     except (ValueError, RecursionError):
-        raise UserError(f"--init: the settings in {path} are no JSON text") from None
+        settings = None
+    if not isinstance(settings, dict):
+        raise UserError(f"--init: the settings in {path} are no JSON object")
     return SeededLayer(*(arrays[name] for name in SEEDED)), settings
 
 
@@ -507,18 +526,10 @@ def define_flags(flag_values):
         "also measure: JSON file to write, with a Markdown table and figures beside it",
         **both,
     )
-    flags.DEFINE_integer("n_regular", 300, "regular neurons per direction", 1, **both)
-    flags.DEFINE_integer("n_adaptive", 100, "adaptive neurons per direction", 0, **both)
-    flags.DEFINE_integer("n_repeat", 5, "simulated steps a frame", 1, **both)
-    flags.DEFINE_float("dt", 1.0, "length of a step, ms", 1e-3, **both)
-    flags.DEFINE_float("tau_v", 20.0, "membrane time constant, ms", 1e-3, **both)
-    flags.DEFINE_float("tau_a", 200.0, "adaptation time constant, ms", 1e-3, **both)
-    flags.DEFINE_float("thr", 0.01, "baseline threshold, before the scaling by tau_v", 1e-9, **both)
-    flags.DEFINE_float("beta", 1.8, "threshold rise a spike, before the scaling", 0, **both)
-    flags.DEFINE_integer("n_ref", 2, "refractory steps; 2 gives one silent step", 0, **both)
     flags.DEFINE_float(
         "weight_scale", 0.05, "scale of the weights of neurons outside the LMU", 0, **both
     )
+    define_neuron_flags(flag_values)
     define_lmu_flags(flag_values)
 
 

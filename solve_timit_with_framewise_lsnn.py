@@ -35,9 +35,8 @@ def define_flags(flag_values):
         readout_decay=1e-2,
         ramping_learning_rate=True,
     )
+    lmu_init.define_neuron_flags(flag_values)
     both = {"flag_values": flag_values}
-    flags.DEFINE_integer("n_regular", 300, "regular neurons per direction", 0, **both)
-    flags.DEFINE_integer("n_adaptive", 100, "adaptive neurons per direction", 0, **both)
     flags.DEFINE_integer("n_layer", 1, "layers", 1, **both)
     flags.DEFINE_integer(
         "n_directions", 2, "1: forward only; 2: forward and backward in time", 1, 2, **both
@@ -76,15 +75,8 @@ def define_flags(flag_values):
     flags.DEFINE_bool("readout_bias", True, "bias of the readout", **both)
     flags.DEFINE_bool("psp_out", True, "readout of exponentially filtered spikes", **both)
     flags.DEFINE_float("tau_out", 3.0, "time constant of that filter, frames", 1e-3, 1e4, **both)
-    flags.DEFINE_integer("n_repeat", 5, "simulated steps a frame", 1, **both)
-    flags.DEFINE_float("dt", 1.0, "length of a step, ms", 1e-3, **both)
-    flags.DEFINE_float("tau_v", 20.0, "membrane time constant, ms", 1e-3, **both)
     flags.DEFINE_bool("tau_v_spread", False, "each neuron tau_v or half of it", **both)
-    flags.DEFINE_float("tau_a", 200.0, "adaptation time constant, ms", 1e-3, **both)
     flags.DEFINE_bool("tau_a_spread", False, "each neuron tau_a or half of it", **both)
-    flags.DEFINE_float("thr", 0.01, "baseline threshold, before the scaling by tau_v", 1e-9, **both)
-    flags.DEFINE_float("beta", 1.8, "threshold rise a spike, before the scaling", 0, **both)
-    flags.DEFINE_integer("n_ref", 2, "refractory steps; 2 gives one silent step", 0, **both)
     flags.DEFINE_float("dampening_factor", 0.3, "height of the pseudo-derivative", 0, **both)
     flags.DEFINE_float("reg", 50.0, "weight of the firing-rate regularisation", 0, **both)
     flags.DEFINE_float("reg_rate", 10.0, "its target rate, Hz", 0, **both)
@@ -199,12 +191,17 @@ def make_first_layer(flag_values, dataset, parameters, weight_scale, seed):
     if flag_values.init == "random":
         return None
     if flag_values.init not in SEEDED_STARTS:
-        layer, _ = lmu_init.load_seed(
+        layer, settings = lmu_init.load_seed(
             flag_values.init,
             dataset.n_features,
             len(parameters.alpha),
             flag_values.n_directions,
         )
+        if settings.get("splits") != ["train"]:
+            print(
+                f"note: {flag_values.init} was seeded on more speech than the training set: for "
+                "results use --init=lmu, which reads that alone"
+            )
         return layer.w_in, layer.w_rec
     random_generator = np.random.default_rng([seed, training.STREAM_SEEDING])
     layer = lmu_init.seed_layer(
