@@ -20,9 +20,11 @@ import os
 import platform
 import resource
 import shlex
+import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from typing import NamedTuple
 
@@ -61,6 +63,8 @@ PACKAGES = (
     "scipy",
     "python_speech_features",
     "soundfile",
+    "nengo",
+    "nengolib",
 )
 # Flags that may stand beside --resume: what they say does not enter the result (the number of
 # threads does so by rounding at most).
@@ -203,7 +207,12 @@ def define_flags(flag_values, n_epochs, lr_decay_every, readout_decay, ramping_l
 
 
 def set_up_devices(flag_values):
-    """Choose threads and devices before TensorFlow starts; says what it chose."""
+    """Choose threads and devices before TensorFlow starts; says what it chose.
+
+    Returns:
+        tf.distribute.Strategy: over all GPUs that are visible, over the machines that the
+        environment variable TF_CONFIG names, or TensorFlow's default for one device.
+    """
     if flag_values.cuda_device >= 0:
         os.environ["CUDA_VISIBLE_DEVICES"] = str(flag_values.cuda_device)
     n_threads = flag_values.n_threads or event_driven.thread_count()
@@ -214,9 +223,46 @@ def set_up_devices(flag_values):
     for gpu in gpus:
         tf.config.experimental.set_memory_growth(gpu, True)
     if gpus:
-        print(f"training on {gpus[0].name}")
+        print(f"training on {', '.join(gpu.name for gpu in gpus)}")
     else:
         print(f"no GPU visible: training on the CPU with {n_threads} thread(s)")
+    if "TF_CONFIG" in os.environ:
+        strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    elif len(gpus) > 1:
+        strategy = tf.distribute.MirroredStrategy()
+    else:
+        return tf.distribute.get_strategy()
+    n_replicas = strategy.num_replicas_in_sync
+    if n_replicas > flag_values.batch:
+        raise UserError(
+            f"--batch={flag_values.batch}: expected an utterance at least for each of {n_replicas} "
+            "devices: give a larger one, or fewer devices in CUDA_VISIBLE_DEVICES or TF_CONFIG"
+        )
+    print(f"{n_replicas} devices share each batch")
+    return strategy
+
+
+def worker_index():
+    """This process's place among those that TF_CONFIG names; 0 writes the run folder.
+
+    Raises:
+        UserError: TF_CONFIG is no such description.
+    """
+    text = os.environ.get("TF_CONFIG")
+    if text is None:
+        return 0
+    try:
+        description = json.loads(text)
+        workers, task = description["cluster"]["worker"], description["task"]
+        is_known = task["type"] == "worker" and 0 <= task["index"] < len(workers)
+    except (ValueError, TypeError, KeyError):
+        is_known = False
+    if not is_known:
+        raise UserError(
+            f"TF_CONFIG={text}: expected the addresses of all workers and which one this is: "
+            '{"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker", "index": 0}}'
+        )
+    return task["index"]
 
 
 def set_up_seed(flag_values):
@@ -271,6 +317,8 @@ def check_flags(flag_values):
     for name, value in flag_values.flag_values_dict().items():
         if isinstance(value, int) and value > MAX_INTEGER:
             raise UserError(f"--{name}={value}: expected {MAX_INTEGER} at most")
+    if flag_values.seed == -1 and "TF_CONFIG" in os.environ:
+        raise UserError("--seed=-1 with TF_CONFIG: each process would draw its own: give a --seed")
     for name in ("comment", "run_id"):
         if os.path.basename(getattr(flag_values, name)) != getattr(flag_values, name):
             raise UserError(f"--{name}={getattr(flag_values, name)}: expected part of a file name")
@@ -783,14 +831,23 @@ def run(
     """
     with contextlib.ExitStack() as held:
         folder = flag_values.resume
-        if folder:
+        is_chief = worker_index() == 0
+        if folder and is_chief:
             held.enter_context(_lock(folder))
-            if os.path.exists(os.path.join(folder, "metrics.json")):
-                print(f"{folder}: this run has ended, there is nothing to resume")
-                return
+        if folder and os.path.exists(os.path.join(folder, "metrics.json")):
+            print(f"{folder}: this run has ended, there is nothing to resume")
+            return
+        if not is_chief:  # it computes the same, and what it writes is dropped
+            scratch = held.enter_context(tempfile.TemporaryDirectory())
+            if folder:
+                shutil.copytree(folder, scratch, dirs_exist_ok=True)
+            folder = scratch
+        elif folder:
             remove_leftovers(folder)
         dataset = load_dataset(flag_values)
-        set_up_devices(flag_values)
+        strategy = set_up_devices(flag_values)
+        if strategy.num_replicas_in_sync > 1:
+            held.enter_context(strategy.scope())
         seed = set_up_seed(flag_values)
         network = make_network(flag_values, dataset, seed)
         if flag_values.checkpoint and not checkpoints.exists(folder):
@@ -798,9 +855,9 @@ def run(
             _compare_with_source(flag_values.checkpoint, dataset)
         if flag_values.readout_init == "ridge" and not checkpoints.exists(folder):
             ridge_readout.fit_readout(network, dataset.train, flag_values.test_batch)
-        if folder:
+        if flag_values.resume and is_chief:
             _note_resumption(folder, dataset)
-        else:
+        elif is_chief:
             folder = make_run_folder(flag_values, script, seed, dataset, held)
         variables = trained_part(network).trainable_variables
         train(network, dataset, flag_values, seed, folder, variables, measure_memory)

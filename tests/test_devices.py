@@ -2,12 +2,13 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 
 import numpy as np
 import pytest
-from conftest import REPOSITORY
+from conftest import REPOSITORY, assert_user_error
 
 # Runs in a process of its own: the number of (logical) devices is fixed when TensorFlow starts.
 CHILD = """
@@ -118,3 +119,73 @@ def test_replicas_do_not_change_a_step(model, rule, arguments, one_and_two_repli
         # Gradients: the learning rate is 0.5 in every step.
         atol = 1e-10 * np.abs(moved).max()
         np.testing.assert_allclose(moved_by_two, moved, rtol=0, atol=atol, err_msg=name)
+
+
+def free_ports(n):
+    sockets = [socket.socket() for _ in range(n)]
+    for s in sockets:
+        s.bind(("127.0.0.1", 0))
+    ports = [s.getsockname()[1] for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports
+
+
+def test_two_processes_train_one_network(tiny_processed, tmp_path):
+    """By TF_CONFIG on the loopback: they end, and with the errors of one process."""
+    script = os.path.join(REPOSITORY, "solve_timit_with_framewise_lsnn.py")
+    sizes = ["--n_regular=6", "--n_adaptive=4", "--n_repeat=1", "--batch=3", "--n_epochs=2"]
+    arguments = [f"--dataset={tiny_processed}", *sizes, "--eprop=symmetric", "--seed=4"]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    workers = [f"127.0.0.1:{port}" for port in free_ports(2)]
+    processes = []
+    for index in range(2):
+        task = {"type": "worker", "index": index}
+        config = json.dumps({"cluster": {"worker": workers}, "task": task})
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, script, *arguments, "--results=two", "--n_threads=1"],
+                cwd=tmp_path,
+                env={**environment, "TF_CONFIG": config},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+    try:
+        ended = [process.communicate(timeout=240) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    for process, (out, err) in zip(processes, ended):
+        assert process.returncode == 0, err
+        assert "2 devices share each batch" in out and "selected iteration" in out
+    subprocess.run(
+        [sys.executable, script, *arguments, "--results=one", "--n_threads=1"],
+        cwd=tmp_path,
+        env=environment,
+        check=True,
+        capture_output=True,
+        timeout=240,
+    )
+    metrics = {}
+    for name in ("one", "two"):
+        (folder,) = (tmp_path / name / "solve_timit_with_framewise_lsnn").iterdir()
+        lines = (folder / "metrics.jsonl").read_text().splitlines()
+        metrics[name] = [json.loads(line)["develop_prediction_loss"] for line in lines]
+    assert len(metrics["one"]) > 1
+    # float32 sums in another order, and Adam's division by small gradients.
+    np.testing.assert_allclose(metrics["two"], metrics["one"], rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "config, arguments, words",
+    [
+        ("{", ["--seed=1"], ["TF_CONFIG={", '"cluster"']),
+        ('{"cluster": {}}', ["--seed=1"], ["TF_CONFIG=", "addresses of all workers"]),
+        ("{}", [], ["--seed=-1 with TF_CONFIG"]),
+    ],
+)
+def test_a_wrong_description_of_the_workers(config, arguments, words, run_script):
+    process = run_script("solve_timit_with_framewise_lsnn.py", *arguments, TF_CONFIG=config)
+    assert_user_error(process, *words)
