@@ -202,18 +202,12 @@ class Experiment:
 
     def _add_iterations_to_reach(self):
         """Add the column `iterations_to_reach`, if there is an error to be reached."""
-        if self.plan.reach_error is None and not self.plan.baseline:
+        if self.plan.reach_error is None and not self.plan.baselines:
             return
         errors = pd.Series(self.plan.reach_error, self.runs.index, dtype=float)
         if self.plan.reach_error is None:
-            baseline = self.baseline_of(self.runs)
-            errors = self.runs.merge(
-                baseline[[*self._matched, "final_develop_frame_error"]],
-                how="left",
-                on=self._matched,
-                suffixes=("", "_baseline"),
-                validate="many_to_one",
-            )["final_develop_frame_error_baseline"]
+            pairs = self._with_baseline(self.runs, self.plan.baselines[0], "left")
+            errors = pairs["final_develop_frame_error_baseline"]
         self.runs["error_to_reach"] = errors
         self.runs[REACH] = [
             iterations_to_reach(self.evaluations[digest], error)
@@ -227,16 +221,18 @@ class Experiment:
         """The metrics that conditions are compared by."""
         return [*ERRORS, REACH] if REACH in self.runs else list(ERRORS)
 
-    @property
-    def _matched(self):
-        """The columns in which a run and its baseline's are equal."""
-        return [*(axis for axis in self.axes if axis not in self.plan.baseline), "seed"]
+    def _with_baseline(self, runs, baseline, how):
+        """Runs joined with the baseline's runs that equal them on the other axes and in seed.
 
-    def baseline_of(self, runs):
-        """Those of the runs that belong to the plan's baseline."""
-        for axis, label in self.plan.baseline.items():
-            runs = runs[runs[axis] == label]
-        return runs
+        The latters' columns end in `_baseline`; `how` as in `pandas.merge`.
+        """
+        others = self.runs
+        for axis, label in baseline.items():
+            others = others[others[axis] == label]
+        matched = [*(axis for axis in self.axes if axis not in baseline), "seed"]
+        return runs.merge(
+            others, how=how, on=matched, suffixes=("", "_baseline"), validate="many_to_one"
+        )
 
     def conditions(self):
         """(labels, runs) of every condition, in the plan's order."""
@@ -262,28 +258,25 @@ class Experiment:
         return pd.DataFrame(rows)
 
     def differences(self):
-        """DataFrame, a row each condition and metric: paired difference from the baseline."""
-        if not self.plan.baseline:
-            return pd.DataFrame()
+        """DataFrame, a row each baseline, condition and metric: paired difference from it."""
         rows = []
-        baseline = self.baseline_of(self.runs)
-        for labels, runs in self.conditions():
-            point = dict(zip(self.axes, labels))
-            if all(point[axis] == label for axis, label in self.plan.baseline.items()):
-                continue
-            pairs = runs.merge(baseline, on=self._matched, suffixes=("", "_baseline"))
-            if pairs.empty:
-                continue
-            for metric in self.metrics:
-                rows.append(
-                    {
-                        **point,
-                        "metric": metric,
-                        **paired_difference(pairs[metric], pairs[f"{metric}_baseline"]),
-                        "run_folders": " ".join(pairs["run_folder"]),
-                        "baseline_run_folders": " ".join(pairs["run_folder_baseline"]),
-                    }
-                )
+        for baseline in self.plan.baselines:
+            for labels, runs in self.conditions():
+                point = dict(zip(self.axes, labels))
+                pairs = self._with_baseline(runs, baseline, "inner")
+                if baseline.items() <= point.items() or pairs.empty:
+                    continue
+                for metric in self.metrics:
+                    rows.append(
+                        {
+                            "baseline": _spoken_point(baseline),
+                            **point,
+                            "metric": metric,
+                            **paired_difference(pairs[metric], pairs[f"{metric}_baseline"]),
+                            "run_folders": " ".join(pairs["run_folder"]),
+                            "baseline_run_folders": " ".join(pairs["run_folder_baseline"]),
+                        }
+                    )
         return pd.DataFrame(rows)
 
     def chosen(self):
@@ -297,16 +290,16 @@ class Experiment:
         return means.loc[means.groupby(others, sort=False)[metric].idxmin()]
 
     def curves(self):
-        """Panels of `figures.plot_learning_curve_bands`: lines are the baseline's axes.
+        """Panels of `figures.plot_learning_curve_bands`: lines are the first baseline's axes.
 
         The panels are the combinations of the other axes; without a baseline the first axis makes
         the lines.
         """
-        of_lines = list(self.plan.baseline) or self.axes[:1]
+        of_lines = list(*self.plan.baselines[:1]) or self.axes[:1]
         panels = {}
         for labels, runs in self.conditions():
             point = dict(zip(self.axes, labels))
-            panel = ", ".join(f"{a} {label}" for a, label in point.items() if a not in of_lines)
+            panel = _spoken_point({a: label for a, label in point.items() if a not in of_lines})
             line = ", ".join(point[axis] for axis in of_lines) or "all runs"
             panels.setdefault(panel, {})[line] = self._band(runs["digest"])
         return panels
@@ -410,17 +403,16 @@ def _comparison_report(experiment, report_folder):
         f"![learning curves]({figure})",
         "",
     ]
-    if not differences.empty:
-        n = int(differences["n_pairs"].max())
-        baseline = ", ".join(f"{axis} '{label}'" for axis, label in plan.baseline.items())
+    for baseline, rows in [] if differences.empty else differences.groupby("baseline", sort=False):
+        n = int(rows["n_pairs"].max())
         lines += [
             f"## Differences from {baseline}",
             "",
             "Condition minus baseline, matched by seed: mean [95 % interval]; in how many seeds "
             f"the condition's value is smaller; exact two-sided p. With {n} seeds no p can be "
-            f"below {2 / 2**n:.2g}; none of the {len(differences)} is corrected for their number.",
+            f"below {2 / 2**n:.2g}; none of the {len(rows)} rows is corrected for their number.",
             "",
-            *_markdown([_difference_row(axes, row) for row in differences.to_dict("records")]),
+            *_markdown(_difference_row(axes, row) for row in rows.to_dict("records")),
             "",
         ]
     if plan.choose:
@@ -469,6 +461,10 @@ def _difference_row(axes, row):
         "p permutation": _number(row["p_permutation"], 3),
         "p sign": _number(row["p_sign"], 3),
     }
+
+
+def _spoken_point(point):
+    return ", ".join(f"{axis} '{label}'" for axis, label in point.items())
 
 
 def _spoken(metric):

@@ -4,6 +4,7 @@
       "name": "starts",                          the folder's runs belong to the plan of this name
       "comment": "what is asked; 20 runs, 10 minutes on two cores",
       "based_on": "other.json",                  optional: what is not said here is said there
+                                                 (of flags and search, each entry)
       "script": "solve_timit_with_framewise_lsnn.py",
       "flags": {"batch": 8, "n_epochs": 30},     of every run; null: the script's default
       "grid": {                                  every combination of the axes' points
@@ -12,8 +13,9 @@
       },
       "list": [{"name": "fast", "flags": {"lr_init": 0.03}}],     one more axis, named "case"
       "seeds": [1, 2, 3, 4, 5],
-      "baseline": {"start": "scaled"},           others are compared with it, all else equal
-      "reach_error": 0.42,                       optional, else the baseline's final error
+      "baseline": {"start": "scaled"},           others are compared with it, all else equal;
+                                                 or a list of baselines
+      "reach_error": 0.42,                       optional, else the (first) baseline's final error
       "choose": "lr_init",                       axis whose best point the report names
       "search": {                                see explore_parameters.py search
         "n_trials": 40,
@@ -102,7 +104,7 @@ class Plan:
     flags: dict
     axes: dict  # axis -> {label: flags}
     seeds: list
-    baseline: dict  # axis -> label; empty: none
+    baselines: list  # of dicts axis -> label; may be empty
     reach_error: float | None
     choose: str | None
     search: dict | None
@@ -156,12 +158,14 @@ def read_plan(path):
     if not is_seeds or len(set(seeds)) < len(seeds):
         refuse(f"seeds is {seeds!r}: expected different whole numbers from 0 on")
     axes = _axes(content, refuse)
-    baseline = content.get("baseline", {})
-    if not isinstance(baseline, dict):
-        refuse("baseline: expected an object of axis and label")
-    for axis, label in baseline.items():
-        if label not in axes.get(axis, {}):
-            refuse(f"baseline: there is no {axis} '{label}' in grid or list")
+    baselines = content.get("baseline", [])
+    baselines = baselines if isinstance(baselines, list) else [baselines]
+    for baseline in baselines:
+        if not isinstance(baseline, dict) or not baseline:
+            refuse("baseline: expected an object of axis and label, or a list of them")
+        for axis, label in baseline.items():
+            if label not in axes.get(axis, {}):
+                refuse(f"baseline: there is no {axis} '{label}' in grid or list")
     reach_error = content.get("reach_error")
     if reach_error is not None and type(reach_error) not in (int, float):
         refuse(f"reach_error is {reach_error!r}: expected a fraction")
@@ -180,7 +184,7 @@ def read_plan(path):
         flags=flags,
         axes=axes,
         seeds=seeds,
-        baseline=baseline,
+        baselines=baselines,
         reach_error=reach_error,
         choose=choose,
         search=search,
@@ -189,7 +193,7 @@ def read_plan(path):
 
 
 def _read_content(path, readers):
-    """A plan's entries over those of the plan it is based on; their `flags` are joined."""
+    """A plan's entries over those of the plan it is based on; flags and search are joined."""
     if os.path.realpath(path) in readers:
         raise UserError(f"{path}: is based on itself")
     try:
@@ -205,9 +209,10 @@ def _read_content(path, readers):
         return content
     other = os.path.join(os.path.dirname(path), str(content["based_on"]))
     based_on = _read_content(other, [*readers, os.path.realpath(path)])
-    flags = (based_on.get("flags", {}), content.get("flags", {}))
-    if all(isinstance(part, dict) for part in flags):
-        content["flags"] = {**flags[0], **flags[1]}
+    for name in ("flags", "search"):
+        parts = based_on.get(name), content.get(name)
+        if all(isinstance(part, dict) for part in parts):
+            content[name] = {**parts[0], **parts[1]}
     return {**based_on, **content}
 
 
