@@ -6,20 +6,33 @@ exit status 2, without a traceback. Flags are absl flags, defined by a function 
 parsing.
 """
 
+import contextlib
 import importlib
 import os
+import signal
 import sys
 import tempfile
+import threading
 
 from absl import flags
 from tqdm import tqdm
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130  # what a shell reports after Ctrl-C
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class UserError(Exception):
     """A mistake that the user can mend; the message says what was found, expected, and to do."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal asks the process to end; the message, if any, says how its work can go on."""
+
+    def __init__(self, signal_number, message="", is_urgent=False):
+        super().__init__(message)
+        self.signal_number = signal_number
+        self.is_urgent = is_urgent  # work is half done, see `deferred_signals`
 
 
 def parse_flags(define_flags, argv, n_positional=0):
@@ -36,6 +49,11 @@ def parse_flags(define_flags, argv, n_positional=0):
     Raises:
         UserError: unknown flag, wrong value, or more positional arguments than allowed.
     """
+    for argument in argv[1:]:
+        # absl has these in every program: one reads flags from any file, the other has wrong
+        # flags ignored.
+        if argument.lstrip("-").split("=")[0] in ("flagfile", "undefok") and argument[0] == "-":
+            raise UserError(f"Unknown command line flag '{argument}' (--help lists all flags)")
     flag_values = flags.FlagValues()
     flags.DEFINE_bool(
         "help", False, "show this help and exit", short_name="h", flag_values=flag_values
@@ -57,24 +75,95 @@ def parse_flags(define_flags, argv, n_positional=0):
 def run(main, define_flags, description, argv=None, n_positional=0):
     """Run a script's `main(flags, *positional)` and exit with its status.
 
-    Exit status: what `main` returns (None is 0); 2 after a `UserError`; 130 after Ctrl-C.
+    Exit status: what `main` returns (None is 0); 2 after a `UserError` or for want of memory; 130
+    after Ctrl-C, 143 after SIGTERM.
     """
     argv = sys.argv if argv is None else argv
     script = os.path.basename(argv[0])
     if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(line_buffering=True)  # a log file shows each line as it comes
+        # A log file shows each line as it comes; a file name that is no text stops nothing.
+        sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     try:
-        flag_values, positional = parse_flags(define_flags, argv, n_positional)
-        if flag_values.help:
-            print(f"{description.strip()}\n\nFlags:\n{flag_values.get_help()}")
-            sys.exit(0)
-        sys.exit(main(flag_values, *positional))
+        with signals_raise():
+            flag_values, positional = parse_flags(define_flags, argv, n_positional)
+            if flag_values.help:
+                print(f"{description.strip()}\n\nFlags:\n{flag_values.get_help()}")
+                sys.exit(0)
+            sys.exit(main(flag_values, *positional))
     except UserError as error:
-        print(f"{script}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"{script}: error: {one_line(str(error))}", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
-    except KeyboardInterrupt:
-        print(f"{script}: interrupted", file=sys.stderr)
-        sys.exit(EXIT_INTERRUPTED)
+    except MemoryError as error:
+        print(
+            f"{script}: error: not enough memory ({one_line(str(error))}): choose smaller sizes or "
+            "batches",
+            file=sys.stderr,
+        )
+        sys.exit(EXIT_USER_ERROR)
+    except KeyboardInterrupt as error:
+        message = one_line(str(error))
+        print(f"{script}: interrupted{message and f': {message}'}", file=sys.stderr)
+        sys.exit(128 + getattr(error, "signal_number", signal.SIGINT))
+
+
+def one_line(text):
+    """A text as one line in which nothing can steer a terminal: it may come from foreign files."""
+    line = " ".join(text.split())
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
+
+
+@contextlib.contextmanager
+def signals_raise():
+    """Ctrl-C and SIGTERM raise `Interrupted` in the block, so that what has to end well does."""
+
+    def handle(signal_number, _):
+        raise Interrupted(signal_number)
+
+    with signal_handler(handle):
+        yield
+
+
+@contextlib.contextmanager
+def deferred_signals():
+    """Have Ctrl-C and SIGTERM wait for a moment at which work can be interrupted.
+
+    Gives a function to call at such moments, which raises `Interrupted` if a signal has come. A
+    second signal is urgent and raises at once.
+    """
+    received = []
+
+    def handle(signal_number, _):
+        received.append(signal_number)
+        if len(received) > 1:
+            raise Interrupted(signal_number, is_urgent=True)
+
+    def raise_if_received():
+        if received:
+            raise Interrupted(received[0])
+
+    with signal_handler(handle):
+        yield raise_if_received
+
+
+@contextlib.contextmanager
+def signal_handler(handler):
+    """Have a function (signal number, frame) handle Ctrl-C and SIGTERM in the block.
+
+    A signal that the process was started to ignore stays ignored; in a thread other than the main
+    one, which gets no signals, nothing happens.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    for number in SIGNALS:
+        if before[number] is not signal.SIG_IGN:
+            signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number in SIGNALS:
+            signal.signal(number, before[number])
 
 
 def available_cores():

@@ -21,6 +21,8 @@ import event_driven  # noqa: E402
 import models  # noqa: E402
 import training  # noqa: E402
 
+SCRIPT = "solve_timit_with_framewise_lsnn"
+
 
 def define_flags(flag_values):
     training.define_flags(
@@ -166,10 +168,11 @@ def _spread_factors(is_spread, n_neurons, random_generator):
 
 
 def main(flag_values):
+    flag_values = training.resumed_flags(flag_values, define_flags, SCRIPT)
     check_flags(flag_values)
     training.run(
         flag_values,
-        "solve_timit_with_framewise_lsnn",
+        SCRIPT,
         make_network,
         trained_part=lambda network: network if flag_values.cell_train else network.readout,
     )

@@ -18,6 +18,8 @@ import eprop  # noqa: E402
 import models  # noqa: E402
 import training  # noqa: E402
 
+SCRIPT = "solve_timit_with_framewise_lstm"
+
 
 def define_flags(flag_values):
     training.define_flags(
@@ -61,8 +63,9 @@ def make_network(flag_values, dataset, seed):
 
 
 def main(flag_values):
+    flag_values = training.resumed_flags(flag_values, define_flags, SCRIPT)
     check_flags(flag_values)
-    training.run(flag_values, "solve_timit_with_framewise_lstm", make_network)
+    training.run(flag_values, SCRIPT, make_network)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ Folders written by the authors' own script are read as well: it numbers the phon
 which it meets them, so class names and their folding come from the folder's JSON files.
 """
 
+import hashlib
 import json
 import os
 import pickle
@@ -50,16 +51,31 @@ _FEATURES = {  # --preproc: (file, columns before the deltas; None is any)
 _NEVER_PRODUCED = ("cochspec", "cochspike")
 PREPROC_CHOICES = (*_FEATURES, *_NEVER_PRODUCED)
 
+_MAX_FEATURE = 1e15  # beyond any feature; squares still fit float32
 _MIN_STD = 1e-10  # as in the reference: a constant column becomes 0 instead of NaN
 _REMAKE = "make the folder anew with timit_processing.py"
 
 
-class Batch(NamedTuple):
-    """Utterances padded to the longest one of them."""
-
+class _Arrays(NamedTuple):
     features: np.ndarray  # [batch, frames, features] float32, 0 after the end
     phns: np.ndarray  # [batch, frames] int32, class indices, 0 (silence) after the end
     seq_len: np.ndarray  # [batch] int32, frames before the padding
+
+
+class Batch(_Arrays):
+    """Utterances padded to the longest one of them: the tuple that a training step takes.
+
+    Attributes:
+        names: the utterances', [batch], beside the tuple; () if they have none.
+    """
+
+    names = ()
+
+    def named(self, names):
+        """The same batch, with the names of its utterances."""
+        batch = Batch(*self)
+        batch.names = tuple(names)
+        return batch
 
 
 def frame_weights(seq_len, n_frames):
@@ -106,7 +122,7 @@ class Split:
         for row, i in enumerate(indices):
             features[row, : seq_len[row]] = self.features[i]
             phns[row, : seq_len[row]] = self.phns[i]
-        return Batch(features, phns, seq_len)
+        return Batch(features, phns, seq_len).named(self.names[i] for i in indices)
 
     def batches(self, batch_size):
         """Iterator over all utterances in their order; the last batch may be smaller."""
@@ -126,6 +142,7 @@ class TimitDataset:
         reduced_phn_list: names of the 39 reduced classes.
         fold_to_reduced: [n_phns] int64, reduced class of each class.
         processing: content of the folder's `processing.json`, None where there is none.
+        checksum: of the features, labels and names as read, SHA-256; equal for equal data.
     """
 
     def __init__(self, path, preproc="mfccs", reduced_phns=True, target_delay_frames=0):
@@ -160,6 +177,7 @@ class TimitDataset:
             for split in SPLITS
         }
         _check_widths(path, preproc, utterances)
+        self.checksum = _checksum(self.phn_list, utterances)
         expand = np.asarray if preproc == "htk" else with_deltas
         mean, std = _statistics(expand, utterances["train"][0])
         self.train, self.develop, self.test = (
@@ -223,6 +241,18 @@ def _delayed(phns, n_frames):
     """Labels [frames] of `n_frames` ago, silence before the first; as many as there were."""
     silence = np.zeros(n_frames, phns.dtype)
     return np.concatenate([silence, phns])[: len(phns)]
+
+
+def _checksum(phn_list, utterances):
+    """SHA-256 of what was read, in hexadecimal: class names, then every utterance's name, labels
+    and features."""
+    digest = hashlib.sha256("\n".join(phn_list).encode())
+    for split, (features, phns, metadata) in utterances.items():
+        for name, f, labels in zip(_names(metadata), features, phns):
+            digest.update(f"\n{split} {name} {f.shape}\n".encode(errors="surrogatepass"))
+            digest.update(np.ascontiguousarray(labels, "<i4"))
+            digest.update(np.ascontiguousarray(f, "<f8"))
+    return digest.hexdigest()
 
 
 def _statistics(expand, static):
@@ -314,6 +344,8 @@ def _read_json(path):
 
 
 def _open(path):
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+        raise UserError(f"'{path}' is no file: {_REMAKE}")  # a pipe would be waited for
     try:
         return open(path, "rb")
     except FileNotFoundError:
@@ -344,14 +376,18 @@ def _read_utterances(folder, preproc, reduced_phns):
     if not metadata:
         raise UserError(f"'{folder}' holds no utterance: {_REMAKE} from a corpus with that split")
     for i, entry in enumerate(metadata):
-        if not (isinstance(entry, dict) and {"dr", "speaker"} <= entry.keys()):
+        if not (
+            isinstance(entry, dict)
+            and {"dr", "speaker"} <= entry.keys()
+            and all(type(entry.get(n, "")) is str for n in ("dr", "speaker", "utterance"))
+        ):
             raise UserError(
                 f"'{metadata_file}': entry {i} is no record with dr and speaker: {_REMAKE}"
             )
 
     n_classes = N_REDUCED_PHNS if reduced_phns else N_PHNS
     for name, f, labels in zip(_names(metadata), features, phns):
-        if not (_is_array(f, 2, "fiu") and len(f) and np.isfinite(f).all()):
+        if not (_is_array(f, 2, "fiu") and f.size and np.abs(f).max() <= _MAX_FEATURE):
             raise UserError(
                 f"'{features_file}': {name} is no [frames, features] array of finite numbers: "
                 f"{_REMAKE}"

@@ -51,6 +51,7 @@ import re
 import signal
 import struct
 import textwrap
+import threading
 from typing import NamedTuple
 
 import numpy as np
@@ -59,8 +60,9 @@ import soundfile
 from absl import flags
 
 import command_line
+import run_lock
 from command_line import UserError
-from durable_files import write_json, write_whole, write_whole_folder
+from durable_files import remove_leftovers, write_json, write_whole, write_whole_folder
 from timit_facts import (
     CORE_TEST_SPEAKERS,
     DEVELOP_SPEAKERS,
@@ -89,6 +91,7 @@ QUIRKS_LABEL_STEP_SAMPLES = 161  # int(0.01 * 16000) + 1 in the reference
 # TIMIT's documentation has the last phone end at or before the last sample (and so it is in all
 # 160 recordings of the sample); a frame more does no harm to the labels.
 END_SLACK_SAMPLES = FRAME_HOP_SAMPLES
+MAX_FILE_BYTES = 2**28  # two hours of speech: no utterance, and it would not fit the memory
 UTTERANCES_PER_PROCESS = 32  # fewer are done before another process has started
 
 PHONE_INDEX = {phone: index for index, phone in enumerate(PHONES_61)}
@@ -98,7 +101,7 @@ LAYOUT = re.compile(
     r"(?:(?P<source>train|test)/(?P<region>dr[1-8])/|(?P<sample_region>dr[1-8])-)"
     r"(?P<speaker>[a-z0-9]+)/(?P<name>[a-z0-9]+)\.(?:wav|sph)"
 )
-ROW = re.compile(r"\s*([0-9]{1,9})\s+([0-9]{1,9})\s+(\S.*?)\s*")
+ROW = re.compile(r"([0-9]{1,9})\s+([0-9]{1,9})\s+(\S.*)")  # without white space around it
 
 
 class Utterance(NamedTuple):
@@ -158,22 +161,27 @@ def main(flag_values):
     layout, utterances = find_utterances(flag_values.data_path)
     with_htk = flag_values.htk and have_htk(utterances)
     output_path = os.path.realpath(flag_values.output_path)  # a link is not to be replaced
+    parent, name = os.path.split(output_path)
+    lock_path = os.path.join(parent, f".{name}.lock")  # not inside the folder, which is replaced
     try:
-        with write_whole_folder(output_path) as folder:
-            dataset = make_dataset(
-                utterances, flag_values.reference_quirks, with_htk, flag_values.n_processes
-            )
-            words = label_words(dataset, label_step_samples(flag_values.reference_quirks))
-            normalise(dataset)
-            write_dataset(folder, dataset, words)
-            settings = describe(dataset, layout, flag_values.reference_quirks)
-            write_json(os.path.join(folder, SETTINGS_FILE), settings)
-            if flag_values.plot:
-                plot_first_utterance(folder, dataset["train"][0])
+        os.makedirs(parent, exist_ok=True)
+        with run_lock.exclusive(lock_path, flag_values.output_path):
+            remove_leftovers(parent, name)
+            with write_whole_folder(output_path) as folder:
+                dataset = make_dataset(
+                    utterances, flag_values.reference_quirks, with_htk, flag_values.n_processes
+                )
+                words = label_words(dataset, label_step_samples(flag_values.reference_quirks))
+                normalise(dataset)
+                write_dataset(folder, dataset, words)
+                settings = describe(dataset, layout, flag_values.reference_quirks)
+                write_json(os.path.join(folder, SETTINGS_FILE), settings)
+                if flag_values.plot:
+                    plot_first_utterance(folder, dataset["train"][0])
     except OSError as error:
         raise UserError(
-            f"{flag_values.output_path}: cannot be written ({error.strerror or error}): "
-            "choose another --output_path"
+            f"{flag_values.output_path}: cannot be written ({error.strerror or error}): make room "
+            "there or choose another --output_path"
         ) from None
     print(summary(settings, dataset))
     print(f"Written to {flag_values.output_path}")
@@ -364,7 +372,7 @@ def process_utterances(utterances, reference_quirks, with_htk, n_processes):
         yield from map(work, utterances)
         return
     executor = concurrent.futures.ProcessPoolExecutor(
-        n_processes, mp_context=multiprocessing.get_context("spawn")
+        n_processes, multiprocessing.get_context("spawn"), _end_with_parent
     )
     try:
         with _surroundings_of_workers():  # the processes start here
@@ -372,6 +380,12 @@ def process_utterances(utterances, reference_quirks, with_htk, n_processes):
         yield from recordings
     finally:
         executor.shutdown(cancel_futures=True)
+
+
+def _end_with_parent():
+    """In a worker process: exit when the parent is gone, killed perhaps, instead of waiting on."""
+    parent = multiprocessing.parent_process()
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
 @contextlib.contextmanager
@@ -506,6 +520,10 @@ def _announced_samples(content):
 
 def _read_bytes(path):
     try:
+        if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for
+            raise UserError(f"{path}: is no file, expected one: copy the corpus again")
+        if os.path.getsize(path) > MAX_FILE_BYTES:
+            raise UserError(f"{path}: larger than {MAX_FILE_BYTES} bytes, expected an utterance's")
         with open(path, "rb") as file:
             return file.read()
     except OSError as error:
@@ -530,7 +548,7 @@ def read_spans(path):
         ) from None
     spans = []
     for number, line in enumerate(lines, 1):
-        match = ROW.fullmatch(line)
+        match = ROW.fullmatch(line.strip())
         if not match:
             raise UserError(
                 f"{path}, line {number}: {line[:60]!r}, expected a start sample and an end "

@@ -10,13 +10,16 @@ loss               prediction + rate regularisation + L2; prediction is the mean
 rate_hz_*          firing rates over the neurons of the set, in spikes per simulated second
 """
 
+import contextlib
 import datetime
 import importlib.metadata
+import itertools
 import json
 import math
 import os
 import platform
 import resource
+import shlex
 import statistics
 import subprocess
 import sys
@@ -27,13 +30,23 @@ import numpy as np
 import tensorflow as tf
 from absl import flags
 
+import checkpoints
 import eprop
 import event_driven
 import figures
 import front_end
+import health
 import ridge_readout
-from command_line import UserError, progress_bar
-from durable_files import write_json, write_whole
+import run_lock
+from command_line import (
+    Interrupted,
+    UserError,
+    deferred_signals,
+    one_line,
+    parse_flags,
+    progress_bar,
+)
+from durable_files import append_line, remove_leftovers, write_json, write_whole
 from timit_dataset import PREPROC_CHOICES, Batch, TimitDataset
 
 N_RAMP_ITERATIONS = 100
@@ -46,6 +59,10 @@ PACKAGES = (
     "python_speech_features",
     "soundfile",
 )
+# Flags that may stand beside --resume: what they say does not enter the result (the number of
+# threads does so by rounding at most).
+RESUME_FLAGS = ("dataset", "checkpoint_every_s", "n_threads", "cuda_device", "verbose", "plot")
+MAX_INTEGER = 2**31 - 1
 # Streams of random numbers that one seed feeds; a stream more leaves the others as they are.
 STREAM_WEIGHTS, STREAM_SHUFFLING, STREAM_TIME_CONSTANTS = range(3)
 # Places in a training step where it draws: dropout has the numbers from 0 on, one a layer.
@@ -150,6 +167,20 @@ def define_flags(flag_values, n_epochs, lr_decay_every, readout_decay, ramping_l
         **both,
     )
     flags.DEFINE_string("checkpoint", "", "start from these weights: .npz or run folder", **both)
+    flags.DEFINE_string(
+        "resume",
+        "",
+        "run folder: continue the interrupted run there with its own flags; beside this flag only "
+        f"{', '.join(RESUME_FLAGS)} may be given",
+        **both,
+    )
+    flags.DEFINE_float(
+        "checkpoint_every_s",
+        120.0,
+        "seconds between checkpoints for --resume, beside those at every evaluation",
+        0,
+        **both,
+    )
     flags.DEFINE_string("results", "results", "folder of the run folders", **both)
     flags.DEFINE_string("comment", "", "goes into the run folder's name", **both)
     flags.DEFINE_string("run_id", "", "goes into the run folder's name", **both)
@@ -236,13 +267,18 @@ def check_flags(flag_values):
     for name, value in flag_values.flag_values_dict().items():
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"--{name}={value}: expected a finite number")
+        if isinstance(value, int) and value > MAX_INTEGER:
+            raise UserError(f"--{name}={value}: expected {MAX_INTEGER} at most")
     for name in ("comment", "run_id"):
         if os.path.basename(getattr(flag_values, name)) != getattr(flag_values, name):
             raise UserError(f"--{name}={getattr(flag_values, name)}: expected part of a file name")
 
 
-def make_run_folder(flag_values, script, seed):
-    """Create `results/<script>/<time>_<comment>/`, save what the run depends on; its path."""
+def make_run_folder(flag_values, script, seed, dataset=None, held=None):
+    """Create `results/<script>/<time>_<comment>/`, save what the run depends on; its path.
+
+    `held` (contextlib.ExitStack), if given, gets the folder's lock.
+    """
     time_stamp = datetime.datetime.now().strftime("%Y_%m_%d__%H_%M_%S_%f")
     name = "_".join(part for part in (time_stamp, flag_values.comment, flag_values.run_id) if part)
     path = os.path.join(flag_values.results, script, name)
@@ -253,6 +289,8 @@ def make_run_folder(flag_values, script, seed):
             f"cannot create the run folder {path} ({error.strerror}): check --results, --comment "
             "and --run_id"
         ) from None
+    if held is not None:  # before anything is there that could be resumed
+        held.enter_context(_lock(path))
     settings = flag_values.flag_values_dict()
     for name in ("help", "h"):
         del settings[name]
@@ -263,14 +301,112 @@ def make_run_folder(flag_values, script, seed):
             "flags": settings,
             "seed": seed,
             "command": sys.argv,
-            "versions": {package: importlib.metadata.version(package) for package in _installed()},
-            "python": platform.python_version(),
-            "machine": platform.platform(),
-            "commit": _commit(),
+            **surroundings(dataset),
         },
     )
     print(f"run folder: {path}")
     return path
+
+
+def surroundings(dataset=None):
+    """What a result depends on beside flags and seed, as plain values for JSON."""
+    return {
+        "versions": {package: importlib.metadata.version(package) for package in _installed()},
+        "python": platform.python_version(),
+        "machine": platform.platform(),
+        "commit": _commit(),
+        "threads": event_driven.thread_count(),
+        "data_sha256": dataset and dataset.checksum,
+    }
+
+
+def read_record(folder):
+    """Content of a run folder's `flags.json`.
+
+    Raises:
+        UserError: it is missing or no such record.
+    """
+    path = os.path.join(folder, "flags.json")
+    try:
+        if os.path.getsize(path) > 2**20:
+            raise UserError(f"{path}: too large for the flags of a run")
+        with open(path, encoding="utf-8") as file:
+            record = json.load(file)
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror}): expected a run folder"
+        ) from None
+    except (ValueError, RecursionError):
+        raise UserError(f"{path}: is no JSON file: expected the flags of a run") from None
+    types = {"script": str, "flags": dict, "seed": int, "versions": dict}
+    if not (
+        isinstance(record, dict) and all(type(record.get(n)) is t for n, t in types.items())
+    ):
+        raise UserError(f"{path}: holds no {', '.join(types)}: expected the flags of a run")
+    return record
+
+
+def warn_of_differences(folder, record, now, names):
+    """Print a warning for each of the named surroundings in which a run was made otherwise.
+
+    Args:
+        folder: its run folder.
+        record: its `read_record`.
+        now: `surroundings` of this process.
+        names: keys of both. What the record lacks (it is older) differs in nothing.
+    """
+    for name in names:
+        was, new = record.get(name), now[name]
+        if was is None or was == new:
+            continue
+        if isinstance(was, dict):
+            packages = sorted(p for p in {*was, *new} if was.get(p) != new.get(p))
+            what = ", ".join(f"{p} {new.get(p)} instead of {was.get(p)}" for p in packages)
+        else:
+            what = f"{name} {new} instead of {was}"
+        if name == "data_sha256":
+            what = f"other data ({what})"
+        print(f"warning: not as when {folder} was made: {what}: results may differ")
+
+
+def resumed_flags(flag_values, define_flags, script):
+    """The flags of the run that `--resume` names, or these flags without it.
+
+    Args:
+        flag_values: parsed flags of the command line.
+        define_flags: function that defines the script's flags.
+        script: its name.
+
+    Raises:
+        UserError: flags beside `--resume` that could change the run; no run folder of this script.
+    """
+    folder = flag_values.resume
+    if not folder:
+        return flag_values
+    given = [name for name in flag_values if flag_values[name].present and name != "resume"]
+    for name in given:
+        if name not in RESUME_FLAGS:
+            raise UserError(
+                f"--{name} beside --resume: a run goes on with its own flags, only "
+                f"{', '.join(RESUME_FLAGS)} may be given; for others start a new run, perhaps "
+                f"from its weights with --checkpoint={folder}"
+            )
+    record = read_record(folder)
+    if record["script"] != script:
+        raise UserError(
+            f"--resume={folder}: is a run of {record['script']}.py: resume it with that script"
+        )
+    values = {
+        **record["flags"],
+        "seed": record["seed"],
+        **{name: flag_values[name].value for name in given},
+        "resume": folder,
+    }
+    arguments = [f"--{name}={value}" for name, value in values.items() if value is not None]
+    try:
+        return parse_flags(define_flags, [script, *arguments])[0]
+    except UserError as error:
+        raise UserError(f"{os.path.join(folder, 'flags.json')}: {error}") from None
 
 
 def _installed():
@@ -303,8 +439,17 @@ def _commit():
 
 def save_weights(path, network):
     """Write all weights of a network by name to an `.npz` file."""
+    write_arrays(path, _values(network.weights()))
+
+
+def write_arrays(path, arrays):
+    """Write arrays by name to an `.npz` file."""
     with write_whole(path) as file:
-        np.savez(file, **{name: w.numpy() for name, w in network.weights().items()})
+        np.savez(file, **arrays)
+
+
+def _values(variables):
+    return {name: variable.numpy() for name, variable in variables.items()}
 
 
 def load_weights(path, network):
@@ -317,17 +462,20 @@ def load_weights(path, network):
     """
     if os.path.isdir(path):
         path = os.path.join(path, "best.npz")
+    expected = network.weights()
+    n_bytes = sum(int(np.prod(v.shape)) * v.dtype.size for v in expected.values())
     try:
-        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
-            found = {name: file[name] for name in file.files}
+        # Weights may be float64, and those of another network deserve a message of their own.
+        found = checkpoints.read_arrays(path, 16 * n_bytes + checkpoints.MIN_BYTES)
     except OSError as error:
         raise UserError(
             f"--checkpoint: cannot read {path} ({error.strerror}): name a weights file (.npz) or a "
             "run folder"
         ) from None
-    except Exception:  # np.load and zipfile raise many kinds for a file that is no archive
-        raise UserError(f"--checkpoint: {path} holds no weights: expected an .npz file") from None
-    expected = network.weights()
+    except checkpoints.BadArraysError as error:
+        raise UserError(
+            f"--checkpoint: {path} holds no weights: it {error}: expected an .npz file"
+        ) from None
     for name in (*expected, *found):
         if (name in found) != (name in expected) and name != "readout/feedback":
             relation = "has" if name in found else "has no"
@@ -340,6 +488,10 @@ def load_weights(path, network):
                 f"--checkpoint: {name} in {path} is {found[name].dtype} {found[name].shape}, "
                 f"expected {variable.dtype.name} {tuple(variable.shape)}: it is of another network"
             )
+        with np.errstate(over="ignore"):
+            found[name] = found[name].astype(variable.dtype.as_numpy_dtype)
+        if not np.isfinite(found[name]).all():
+            raise UserError(f"--checkpoint: {name} in {path} holds NaN or infinite values")
     for name in common:
         expected[name].assign(found[name])
 
@@ -417,6 +569,8 @@ def make_train_step(network, optimizer, variables, flag_values, seed):
         learning_rate, iteration) -> total loss.
     """
     optimizer.build(variables)
+    name_of = {variable.ref(): name for name, variable in network.weights().items()}
+    names = [name_of[variable.ref()] for variable in variables]
 
     @tf.function(
         input_signature=[
@@ -440,8 +594,9 @@ def make_train_step(network, optimizer, variables, flag_values, seed):
                 g + is_noisy * _noise(g, flag_values.gd_noise, random_seed, PLACE_GRADIENTS + k)
                 for k, g in enumerate(gradients)
             ]
-        optimizer.learning_rate.assign(learning_rate)
-        optimizer.apply_gradients(zip(gradients, variables))
+        with health.only_if_finite(losses, gradients, names):
+            optimizer.learning_rate.assign(learning_rate)
+            optimizer.apply_gradients(zip(gradients, variables))
         network.after_update(flag_values.readout_decay)
         return losses.total
 
@@ -478,8 +633,11 @@ class Evaluation(NamedTuple):
     confusion: np.ndarray  # [39, 39] frames, rows = true phone
 
 
-def make_evaluation(network, dataset, batch_size):
-    """Compile the evaluation of a split; returns a function split -> Evaluation."""
+def make_evaluation(network, dataset, batch_size, before_batch=lambda: None):
+    """Compile the evaluation of a split; returns a function split -> Evaluation.
+
+    `before_batch` is called before each batch of it; what it raises ends the evaluation.
+    """
 
     @tf.function(input_signature=_batch_signature(network))
     def classify(features, phns, seq_len):
@@ -499,6 +657,7 @@ def make_evaluation(network, dataset, batch_size):
         activity = 0.0
         confusion = np.zeros((n_reduced, n_reduced), np.int64)
         for batch in split.batches(batch_size):
+            before_batch()
             predicted, losses, batch_activity, batch_frames = (
                 x.numpy() for x in classify(batch.features, batch.phns, batch.seq_len)
             )
@@ -557,17 +716,25 @@ def random_windows(batch, n_frames, random_generator):
         features=batch.features[utterances, rows] * is_true[:, :, None],
         phns=batch.phns[utterances, rows] * is_true,
         seq_len=seq_len,
-    )
+    ).named(batch.names)
 
 
-def training_batches(dataset, flag_values, seed):
-    """Batches of all epochs with their epoch, shuffled anew in each."""
-    for epoch in range(flag_values.n_epochs):
-        random_generator = np.random.default_rng([seed, STREAM_SHUFFLING, epoch])
-        for batch in dataset.training_batches(flag_values.batch, random_generator):
-            if flag_values.truncT > 0:
-                batch = random_windows(batch, flag_values.truncT, random_generator)
+def training_batches(dataset, flag_values, seed, first_iteration=0):
+    """Batches of all epochs with their epoch, shuffled anew in each, from an iteration on."""
+    first_epoch, n_done = divmod(first_iteration, dataset.n_training_batches(flag_values.batch))
+    for epoch in range(first_epoch, flag_values.n_epochs):
+        batches = _epoch_batches(dataset, flag_values, seed, epoch)
+        # The batches before are made and dropped: windows are drawn from one generator in turn.
+        for batch in itertools.islice(batches, n_done if epoch == first_epoch else 0, None):
             yield epoch, batch
+
+
+def _epoch_batches(dataset, flag_values, seed, epoch):
+    random_generator = np.random.default_rng([seed, STREAM_SHUFFLING, epoch])
+    for batch in dataset.training_batches(flag_values.batch, random_generator):
+        if flag_values.truncT > 0:
+            batch = random_windows(batch, flag_values.truncT, random_generator)
+        yield batch
 
 
 def run(flag_values, script, make_network, trained_part=lambda network: network):
@@ -579,21 +746,108 @@ def run(flag_values, script, make_network, trained_part=lambda network: network)
         make_network: function (flag_values, dataset, seed) -> models.Network.
         trained_part: function that gives the part of the network to train, a tf.Module.
     """
-    dataset = load_dataset(flag_values)
-    set_up_devices(flag_values)
-    seed = set_up_seed(flag_values)
-    network = make_network(flag_values, dataset, seed)
-    if flag_values.checkpoint:
-        load_weights(flag_values.checkpoint, network)
-    if flag_values.readout_init == "ridge":
-        ridge_readout.fit_readout(network, dataset.train, flag_values.test_batch)
-    folder = make_run_folder(flag_values, script, seed)
-    variables = trained_part(network).trainable_variables
-    train(network, dataset, flag_values, seed, folder, variables)
+    with contextlib.ExitStack() as held:
+        folder = flag_values.resume
+        if folder:
+            held.enter_context(_lock(folder))
+            if os.path.exists(os.path.join(folder, "metrics.json")):
+                print(f"{folder}: this run has ended, there is nothing to resume")
+                return
+            remove_leftovers(folder)
+        dataset = load_dataset(flag_values)
+        set_up_devices(flag_values)
+        seed = set_up_seed(flag_values)
+        network = make_network(flag_values, dataset, seed)
+        if flag_values.checkpoint and not checkpoints.exists(folder):
+            load_weights(flag_values.checkpoint, network)
+            _compare_with_source(flag_values.checkpoint, dataset)
+        if flag_values.readout_init == "ridge" and not checkpoints.exists(folder):
+            ridge_readout.fit_readout(network, dataset.train, flag_values.test_batch)
+        if folder:
+            _note_resumption(folder, dataset)
+        else:
+            folder = make_run_folder(flag_values, script, seed, dataset, held)
+        variables = trained_part(network).trainable_variables
+        train(network, dataset, flag_values, seed, folder, variables)
+
+
+def _lock(folder):
+    return run_lock.exclusive(os.path.join(folder, ".lock"), folder)
+
+
+def _compare_with_source(checkpoint, dataset):
+    """Warn if weights come from a run on other data or with other package versions."""
+    folder = checkpoint if os.path.isdir(checkpoint) else os.path.dirname(checkpoint)
+    if os.path.exists(os.path.join(folder, "flags.json")):
+        record = read_record(folder)
+        warn_of_differences(folder, record, surroundings(dataset), ("data_sha256", "versions"))
+
+
+def _note_resumption(folder, dataset):
+    """Warn of what has changed since the run was started, and note it in `flags.json`."""
+    record, now = read_record(folder), surroundings(dataset)
+    warn_of_differences(folder, record, now, now)
+    past = record.get("resumed", [])
+    changed = {name: value for name, value in now.items() if value != record.get(name)}
+    time_stamp = datetime.datetime.now().isoformat(" ", "seconds")
+    record["resumed"] = [*(past if isinstance(past, list) else []), {"time": time_stamp, **changed}]
+    with _told_how_to_continue(folder):
+        write_json(os.path.join(folder, "flags.json"), record)
+
+
+@contextlib.contextmanager
+def _told_how_to_continue(folder):
+    """Add the command that continues a run to an interruption or an error of writing."""
+    command = f"python3 {shlex.quote(sys.argv[0])} --resume={shlex.quote(folder)}"
+    try:
+        yield
+    except Interrupted as interruption:
+        raise Interrupted(
+            interruption.signal_number, f"continue with: {command}"
+        ) from None
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot be written ({error.strerror or error}); what was written before is "
+            f"intact: make room, then continue with: {command}"
+        ) from None
+
+
+def _optimizer_state(optimizer):
+    """The optimiser's variables by a name that does not depend on the process."""
+    return {f"{i}_{variable.name}": variable for i, variable in enumerate(optimizer.variables)}
+
+
+def _restore(folder, network, optimizer):
+    """Put a run's last checkpoint into network, optimiser and run folder; its progress.
+
+    Without a checkpoint the run starts from its beginning.
+    """
+    kinds = [network.weights(), _optimizer_state(optimizer)]
+    found = checkpoints.load(
+        folder,
+        *({n: (v.shape, np.dtype(v.numpy().dtype)) for n, v in kind.items()} for kind in kinds),
+    )
+    if found is None:
+        for name in ("metrics.jsonl", "best.npz"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(os.path.join(folder, name))
+        return checkpoints.Progress()
+    *arrays, progress = found
+    for variables, values in zip(kinds, arrays):
+        for name, variable in variables.items():
+            variable.assign(values[name])
+    with write_whole(os.path.join(folder, "metrics.jsonl"), "w") as file:
+        file.writelines(json.dumps(record) + "\n" for record in progress.evaluations)
+    if progress.evaluations:
+        write_arrays(os.path.join(folder, "best.npz"), progress.best_weights)
+    return progress
 
 
 def train(network, dataset, flag_values, seed, folder, variables):
     """Train a network, select on the development set, then read the test set once.
+
+    Where the folder holds a checkpoint, training goes on from it. Ctrl-C and SIGTERM end it after
+    the running step, with a checkpoint.
 
     Args:
         network: models.Network.
@@ -601,60 +855,119 @@ def train(network, dataset, flag_values, seed, folder, variables):
         flag_values: those of `define_flags`.
         seed: of shuffling, windows, dropout and noise.
         folder: run folder; gets `metrics.jsonl` (a line an evaluation), `metrics.json`,
-            `best.npz`, `last.npz`, `learning_curve.png` and `confusion_matrix.png`.
+            `best.npz`, `last.npz`, `learning_curve.png` and `confusion_matrix.png`, and until
+            the end `checkpoint.npz` and `checkpoint_before.npz`.
         variables: what is trained.
 
     Returns:
         The content of `metrics.json`.
+
+    Raises:
+        UserError: the folder cannot be written; a loss, gradient or weight is NaN or infinite.
+        command_line.Interrupted: a signal came.
     """
+    with _told_how_to_continue(folder), deferred_signals() as stop_if_asked:
+        return _train(network, dataset, flag_values, seed, folder, variables, stop_if_asked)
+
+
+def _train(network, dataset, flag_values, seed, folder, variables, stop_if_asked):
     n_iterations = flag_values.n_epochs * dataset.n_training_batches(flag_values.batch)
     optimizer = make_optimizer(flag_values, network)
     train_step = make_train_step(network, optimizer, variables, flag_values, seed)
-    evaluate = make_evaluation(network, dataset, flag_values.test_batch)
+    evaluate = make_evaluation(network, dataset, flag_values.test_batch, stop_if_asked)
     majority_error = dataset.majority_error(dataset.develop)
     n_parameters = sum(int(np.prod(v.shape)) for v in variables)
     print(f"trained parameters: {n_parameters}; iterations: {n_iterations}")
+    weights = network.weights()
+    advice = (
+        "try a smaller --lr_init in a new run, perhaps from the best weights so far with "
+        f"--checkpoint={folder}; the last good checkpoint stays there"
+    )
+    progress = _restore(folder, network, optimizer)
+    if progress.iteration > n_iterations:
+        raise UserError(
+            f"{folder}: its checkpoint is of iteration {progress.iteration} of {n_iterations}: "
+            "expected --dataset to name the data of this run"
+        )
+    if flag_values.resume:
+        print(f"resumed at iteration {progress.iteration} of {n_iterations}")
+    saved, saved_s = None, time.monotonic()
 
-    evaluations, seconds, train_losses = [], [], []
+    def save_checkpoint():
+        nonlocal saved, saved_s
+        state = progress.iteration, progress.is_evaluated
+        if state == saved:  # a second copy would push out the one before
+            return
+        try:
+            checkpoints.save(
+                folder, _values(weights), _values(_optimizer_state(optimizer)), progress
+            )
+        except checkpoints.BadArraysError as error:
+            raise UserError(f"iteration {progress.iteration}: {error}: {advice}") from None
+        saved, saved_s = state, time.monotonic()
 
-    def evaluate_and_record(epoch, iteration):
+    def evaluate_and_record(epoch):
         develop = evaluate(dataset.develop)
-        evaluations.append(_record(develop, epoch, iteration, flag_values, seconds, train_losses))
-        train_losses.clear()
-        with open(os.path.join(folder, "metrics.jsonl"), "a", encoding="utf-8") as file:
-            file.write(json.dumps(evaluations[-1]) + "\n")
-        best = min(evaluations, key=lambda e: e["develop_frame_error"])
-        if best is evaluations[-1]:
-            save_weights(os.path.join(folder, "best.npz"), network)
-        bar.write(_line(evaluations[-1], flag_values.verbose))
+        if not math.isfinite(develop.loss):
+            raise UserError(
+                f"iteration {progress.iteration}: the development loss is {develop.loss}: {advice}"
+            )
+        record = _record(
+            develop,
+            epoch,
+            progress.iteration,
+            flag_values,
+            progress.seconds,
+            progress.train_losses,
+        )
+        progress.evaluations.append(record)
+        progress.train_losses.clear()
+        append_line(os.path.join(folder, "metrics.jsonl"), json.dumps(record))
+        if progress.best is record:
+            progress.best_weights = _values(weights)
+            write_arrays(os.path.join(folder, "best.npz"), progress.best_weights)
+        bar.write(_line(record, flag_values.verbose))
+        if network.is_spiking:
+            for line in health.rate_warnings(network, develop.rates_hz, progress.rate_states):
+                bar.write(line)
+        save_checkpoint()
         if flag_values.plot:
-            _draw_learning_curve(folder, evaluations, majority_error)
+            _draw_learning_curve(folder, progress.evaluations, majority_error)
             draw_utterance(folder, network, dataset)
-        return best
 
-    with progress_bar(total=n_iterations, unit="it", desc="training") as bar:
-        iteration, epoch = 0, 0
-        for epoch, batch in training_batches(dataset, flag_values, seed):
-            if iteration % flag_values.print_every == 0:
-                evaluate_and_record(epoch, iteration)
-            start = time.perf_counter()
-            loss = train_step(*batch, learning_rate(flag_values, iteration), iteration).numpy()
-            seconds.append(time.perf_counter() - start)
-            if not np.isfinite(loss):
-                raise UserError(
-                    f"the loss is {loss} in iteration {iteration}: try a smaller --lr_init; the "
-                    f"best weights so far are in {os.path.join(folder, 'best.npz')}"
-                )
-            train_losses.append(float(loss))
-            iteration += 1
-            bar.update()
-            bar.set_postfix(epoch=epoch, loss=f"{loss:.3f}")
-        best = evaluate_and_record(epoch, iteration)
+    with progress_bar(
+        total=n_iterations, initial=progress.iteration, unit="it", desc="training"
+    ) as bar:
+        try:
+            for epoch, batch in training_batches(dataset, flag_values, seed, progress.iteration):
+                iteration = progress.iteration
+                if iteration % flag_values.print_every == 0 and not progress.is_evaluated:
+                    evaluate_and_record(epoch)
+                elif time.monotonic() - saved_s >= flag_values.checkpoint_every_s:
+                    save_checkpoint()
+                stop_if_asked()
+                start = time.perf_counter()
+                with health.failures_explained(iteration, epoch, batch, weights, advice):
+                    rate = learning_rate(flag_values, iteration)
+                    loss = float(train_step(*batch, rate, iteration))
+                progress.seconds.append(time.perf_counter() - start)
+                progress.train_losses.append(loss)
+                progress.epoch = epoch
+                progress.iteration += 1
+                bar.update()
+                bar.set_postfix(epoch=epoch, loss=f"{loss:.3f}")
+            if not progress.is_evaluated:
+                evaluate_and_record(progress.epoch)
+        except Interrupted as interruption:
+            if not interruption.is_urgent:  # else a step may be half done
+                save_checkpoint()
+            raise
 
+    best = progress.best
     save_weights(os.path.join(folder, "last.npz"), network)
     load_weights(os.path.join(folder, "best.npz"), network)
     test = evaluate(dataset.test)
-    _draw_learning_curve(folder, evaluations, majority_error)
+    _draw_learning_curve(folder, progress.evaluations, majority_error)
     figures.plot_confusion_matrix(
         os.path.join(folder, "confusion_matrix.png"),
         test.confusion,
@@ -667,17 +980,20 @@ def train(network, dataset, flag_values, seed, folder, variables):
         "test_frame_error": test.frame_error,
         "best_develop_frame_error_39": best["develop_frame_error_39"],
         "test_frame_error_39": test.frame_error_39,
-        "initial_develop_frame_error": evaluations[0]["develop_frame_error"],
+        "initial_develop_frame_error": progress.evaluations[0]["develop_frame_error"],
         "majority_develop_frame_error": majority_error,
         "best_iteration": best["iteration"],
-        "iterations": iteration,
+        "iterations": progress.iteration,
         "test_loss": test.loss,
-        "seconds_per_iteration": statistics.median(seconds) if seconds else None,
+        "seconds_per_iteration": (
+            statistics.median(progress.seconds) if progress.seconds else None
+        ),
         "peak_memory_gb": peak_memory_gb(),
         "trained_parameters": n_parameters,
         "seed": seed,
     }
     write_json(os.path.join(folder, "metrics.json"), metrics)
+    checkpoints.remove(folder)
     print(
         f"selected iteration {best['iteration']}: frame error develop "
         f"{metrics['best_develop_frame_error']:.3f} (commonest phone {majority_error:.3f}), "
@@ -746,6 +1062,7 @@ def draw_utterance(folder, network, dataset):
     if not network.is_spiking:
         return
     batch = next(dataset.develop.batches(1))
+    text = dataset.develop.metadata[0].get("text")
     output = network(batch.features, batch.seq_len, with_spikes=True)
     figures.plot_lsnn_utterance(
         os.path.join(folder, "lsnn_utterance.png"),
@@ -758,5 +1075,5 @@ def draw_utterance(folder, network, dataset):
         n_repeat=network.parameters.n_repeat,
         n_regular=network.n_regular,
         n_directions=network.layers[0].n_directions,
-        title=f"{dataset.develop.names[0]}: {dataset.develop.metadata[0]['text']}",
+        title=one_line(f"{dataset.develop.names[0]}: {text if isinstance(text, str) else ''}"),
     )

@@ -180,7 +180,13 @@ def test_an_error_leaves_the_old_folder(tmp_path, error, is_there):
     assert os.listdir(tmp_path) == (["folder"] if is_there else [])
 
 
+def test_a_folder_is_replaced_where_names_cannot_be_exchanged(tmp_path, monkeypatch):
+    monkeypatch.setattr(durable_files, "_exchange", lambda first, second: False)
+    test_a_folder_is_replaced_whole(tmp_path)
+
+
 def test_a_folder_that_cannot_be_renamed_leaves_the_old_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(durable_files, "_exchange", lambda first, second: False)
     path = tmp_path / "folder"
     path.mkdir()
     (path / "file").write_bytes(b"old")

@@ -226,6 +226,8 @@ RUN_FLAGS = {
     "lr_decay_every": "test_learning_rate",
     "lr_decay": "test_learning_rate",
     "checkpoint": "test_a_run_starts_from_a_checkpoint",
+    "resume": "test_ctrl_c_saves_a_run_and_names_the_command_that_continues_it",
+    "checkpoint_every_s": "test_checkpoints_are_written_between_evaluations",
     "results": "test_a_real_run_of_the_lstm",
     "comment": "test_a_real_run_of_the_lstm",
     "run_id": "test_a_real_run_of_the_lstm",
@@ -257,7 +259,7 @@ def test_every_flag_has_its_test():
     assert CHANGES.keys() | RUN_FLAGS.keys() == defined
     assert not CHANGES.keys() & RUN_FLAGS.keys()
     tests = ""
-    for name in ("test_training.py", "test_solve_scripts.py"):
+    for name in ("test_training.py", "test_solve_scripts.py", "test_resume.py"):
         with open(os.path.join(REPOSITORY, "tests", name), encoding="utf-8") as file:
             tests += file.read()
     for test in RUN_FLAGS.values():
@@ -565,7 +567,10 @@ def test_a_wrong_value_ends_with_one_line_and_status_2(run_script, tmp_path):
     assert process.stdout == "" and os.listdir(tmp_path) == []
 
 
-def test_ctrl_c_ends_a_run_without_a_traceback(tiny_processed, tmp_path):
+def test_ctrl_c_saves_a_run_and_names_the_command_that_continues_it(
+    tiny_processed, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
     script = os.path.join(REPOSITORY, "solve_timit_with_framewise_lstm.py")
     command = [sys.executable, "-u", script, f"--dataset={tiny_processed}"]
     with subprocess.Popen(
@@ -584,10 +589,16 @@ def test_ctrl_c_ends_a_run_without_a_traceback(tiny_processed, tmp_path):
         finally:
             process.kill()
     assert process.returncode == 130
-    assert err == "solve_timit_with_framewise_lstm.py: interrupted\n"
-    folder = only_run_folder(tmp_path / "results", lstm)
-    assert {"best.npz", "flags.json", "metrics.jsonl"} <= set(os.listdir(folder))
-    assert not [name for name in os.listdir(folder) if name.endswith(".partial")]
+    folder = only_run_folder("results", lstm)  # as the process was told
+    start = "solve_timit_with_framewise_lstm.py: interrupted: continue with: python3 "
+    assert err == f"{start}{script} --resume={folder}\n"
+    assert sorted(os.listdir(tmp_path / folder)) == [
+        "best.npz",
+        "checkpoint.npz",
+        "checkpoint_before.npz",
+        "flags.json",
+        "metrics.jsonl",
+    ]
 
 
 MISTAKES = [
