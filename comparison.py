@@ -122,7 +122,7 @@ def paired_difference(values, baseline):
     """
     values, baseline = np.asarray(values, np.float64), np.asarray(baseline, np.float64)
     finite = np.isfinite(values) & np.isfinite(baseline)
-    differences = (values - baseline)[finite]
+    differences = values[finite] - baseline[finite]
     n_smaller = int(np.sum(values < baseline))
     n_larger = int(np.sum(values > baseline))
     n_unequal = n_smaller + n_larger
@@ -441,10 +441,9 @@ def _condition_row(axes, labels, summary):
                 f"({n_reached} of {n_reached + part['n_infinite']} do)"
             )
         else:
-            row[name] = (
-                f"{_number(part['mean'], 4)} +- {_number(part['std'], 4)} "
-                f"[{_number(part['low'], 3)}, {_number(part['high'], 3)}]"
-            )
+            row[name] = _number(part["mean"], 4)
+            if part["n"] > 1:
+                row[name] += f" +- {part['std']:.4f} [{part['low']:.3f}, {part['high']:.3f}]"
     return row
 
 

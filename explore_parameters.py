@@ -411,6 +411,10 @@ def _in_slots(slots, folder, work, show):
             n_serving -= 1
             if message[0] is not None:
                 raise message[0]
+    except command_line.Interrupted as signal:
+        raise command_line.Interrupted(
+            signal.signal_number, "the same command goes on from here"
+        ) from None
     finally:
         stop.set()
         for thread in threads:
