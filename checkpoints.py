@@ -236,8 +236,10 @@ def _check(arrays, weights, optimizer):
 def _progress(arrays, best_weights):
     """Progress from the arrays, None if it makes no sense."""
     try:
-        rest = json.loads(arrays["progress"].astype(np.uint8).tobytes())
-        lists = {name: arrays[name].astype(np.float64) for name in ("seconds", "train_losses")}
+        lists = {name: arrays[name] for name in ("seconds", "train_losses")}
+        if {a.dtype for a in lists.values()} != {np.dtype(np.float64)}:
+            return None
+        rest = json.loads(arrays["progress"].tobytes())
         progress = Progress(**rest, **{name: a.tolist() for name, a in lists.items()})
     except (KeyError, TypeError, ValueError, RecursionError):
         return None

@@ -41,7 +41,7 @@ def exclusive(lock_path, folder):
             "in which you may write"
         ) from None
     with file:
-        is_free = _take(file)
+        is_free = _take(file, lock_path)
         owner = _read_owner(file)
         if not is_free:
             raise UserError(
@@ -69,7 +69,7 @@ def _open(path):
     return os.fdopen(os.open(path, flags, 0o666), "r+", encoding="utf-8")
 
 
-def _take(file):
+def _take(file, path):
     """Whether the lock is now held; a file that its owner has just deleted is nobody's lock."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -78,9 +78,9 @@ def _take(file):
     except OSError as error:
         if error.errno not in _NO_LOCKS_HERE:
             raise
-        print(f"note: {file.name}: no locks on this file system: run one process at a time")
+        print(f"note: {path}: no locks on this file system: run one process at a time")
     try:
-        return os.path.samestat(os.fstat(file.fileno()), os.stat(file.name))
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
     except FileNotFoundError:
         return False
 

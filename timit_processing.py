@@ -575,7 +575,7 @@ def read_phones(path, n_samples):
     for number, (start, end, phone) in enumerate(spans, 1):
         problem = None
         if phone not in PHONE_INDEX:
-            problem = f"{phone!r} is none of TIMIT's {len(PHONES_61)} phones"
+            problem = f"{phone[:60]!r} is none of TIMIT's {len(PHONES_61)} phones"
         elif end <= start:
             problem = "reversed or empty, the end must come after the start"
         elif start < previous_end:
@@ -584,7 +584,7 @@ def read_phones(path, n_samples):
             problem = f"out of range, the audio has {n_samples} samples"
         if problem:
             raise UserError(
-                f"{path}, line {number}: '{start} {end} {phone}': {problem}: mend the row or "
+                f"{path}, line {number}: '{start} {end} {phone[:60]}': {problem}: mend the row or "
                 "copy the corpus again"
             )
         previous_end = end

@@ -488,7 +488,7 @@ def load_weights(path, network):
                 f"--checkpoint: {name} in {path} is {found[name].dtype} {found[name].shape}, "
                 f"expected {variable.dtype.name} {tuple(variable.shape)}: it is of another network"
             )
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", under="ignore"):
             found[name] = found[name].astype(variable.dtype.as_numpy_dtype)
         if not np.isfinite(found[name]).all():
             raise UserError(f"--checkpoint: {name} in {path} holds NaN or infinite values")
@@ -597,7 +597,7 @@ def make_train_step(network, optimizer, variables, flag_values, seed):
         with health.only_if_finite(losses, gradients, names):
             optimizer.learning_rate.assign(learning_rate)
             optimizer.apply_gradients(zip(gradients, variables))
-        network.after_update(flag_values.readout_decay)
+            network.after_update(flag_values.readout_decay)
         return losses.total
 
     return train_step

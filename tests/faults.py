@@ -1,15 +1,20 @@
 """Fault injection: processes killed at random moments, and what must be equal afterwards."""
 
 import glob
+import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from conftest import REPOSITORY
+
+import durable_files
 
 COSTS = ("seconds_per_iteration", "peak_memory_gb")
 # Long enough to be killed in, short enough for a hundred times; each kind of checkpoint occurs.
@@ -94,52 +99,193 @@ def assert_everything_loads(folder):
 class InterruptedRun(NamedTuple):
     folder: str
     n_kills: int
-    places: list  # what the process had printed last when it was killed
 
 
-def interrupted_run(where, command, moments, random_generator, timeout_s=TIMEOUT_S):
-    """Run a training script to its end, killing it (SIGKILL) once after each of some moments.
+def start(where, command, **options):
+    """A script of the repository as a process with a pipe for its output."""
+    script, *arguments = command
+    return subprocess.Popen(
+        [sys.executable, "-u", os.path.join(REPOSITORY, script), *arguments],
+        cwd=where,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        **options,
+    )
+
+
+def interrupted_run(where, command, moments):
+    """Run a training script to its end, killing (SIGKILL) and resuming it on the way.
 
     Args:
         where: working folder; results go to its `killed`.
         command: of `training_command`.
-        moments: seconds after the process has begun to train, for each kill; to each comes a
-            random millisecond's fraction.
-        random_generator: np.random.Generator.
+        moments: seconds after the process has set up its network, for each kill. The run may end
+            before some of them.
 
     Returns:
         InterruptedRun
     """
-    script, *arguments = command
-    start = [sys.executable, "-u", os.path.join(REPOSITORY, script)]
-    arguments, folder, places = [*arguments, "--results=killed"], None, []
-    for moment in [*moments, None]:
-        with subprocess.Popen(
-            [*start, *arguments],
-            cwd=where,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        ) as process:
+    arguments, folder, n_kills = [*command[1:], "--results=killed"], None, 0
+    for moment in [*moments, TIMEOUT_S]:
+        with start(where, [command[0], *arguments]) as process:
             try:
-                printed = ""
+                out = ""
                 for line in process.stdout:
-                    printed = line
+                    out += line
                     if line.startswith("run folder: "):
                         folder = os.path.join(where, line.removeprefix("run folder: ").strip())
                     if line.startswith("trained parameters"):
                         break
-                if moment is not None:
-                    time.sleep(moment + random_generator.uniform(0, 0.01))
-                    if process.poll() is None:
-                        process.kill()
-                        places.append(printed)
-                out, err = process.communicate(timeout=timeout_s)
+                try:
+                    out += process.communicate(timeout=moment)[0]
+                except subprocess.TimeoutExpired:
+                    process.kill()
             finally:
                 process.kill()
-        if moment is None or process.returncode == 0:
-            assert process.returncode == 0, out + err
-            break
         assert_everything_loads(folder)
+        if process.returncode != -signal.SIGKILL:
+            assert process.returncode == 0, out
+            return InterruptedRun(folder, n_kills)
+        n_kills += 1
         arguments = [f"--resume={folder}"]
-    return InterruptedRun(folder, len(places), places)
+    raise AssertionError(f"not done in {TIMEOUT_S} s: {out}")
+
+
+# --------------------------------------------------------------------------- processing
+
+
+def tree(folder):
+    """All files below a folder and their contents."""
+    return {
+        os.path.relpath(path, folder): Path(path).read_bytes()
+        for path in glob.glob(os.path.join(folder, "**"), recursive=True)
+        if os.path.isfile(path)
+    }
+
+
+def killed_processing(where, corpus, n_kills, random_generator):
+    """Kill processing in random moments; its output is always the old one or the new one, whole.
+
+    Args:
+        where: empty folder to work in.
+        corpus: folder of the corpus.
+        n_kills: how often to kill a process that has begun to work.
+        random_generator: np.random.Generator.
+    """
+    output = os.path.join(where, "out")
+    lock = os.path.join(where, ".out.lock")
+    kinds = [f"--reference_quirks={quirks}" for quirks in (False, True)]
+    command = ["timit_processing.py", f"--data_path={corpus}", f"--output_path={output}"]
+
+    def process(kind, kill_after_s=None):
+        with start(where, [*command, kind]) as running:
+            try:
+                if kill_after_s is None:
+                    out = running.communicate(timeout=TIMEOUT_S)[0]
+                    assert running.returncode == 0, out
+                    return False
+                while not os.path.exists(lock) and running.poll() is None:
+                    time.sleep(0.001)
+                time.sleep(kill_after_s)
+            finally:
+                running.kill()
+            running.communicate(timeout=TIMEOUT_S)  # the workers end too, else this waits for them
+        return running.returncode == -signal.SIGKILL
+
+    whole = []
+    for kind in kinds:
+        began_s = time.monotonic()
+        process(kind)
+        seconds = time.monotonic() - began_s
+        whole.append(tree(output))
+    assert whole[0] != whole[1]
+    n_done = 0
+    while n_done < n_kills:
+        n_done += process(kinds[n_done % 2], random_generator.uniform(0, seconds / 2))
+        assert tree(output) in whole
+    process(kinds[0])
+    assert tree(output) == whole[0]
+    assert sorted(os.listdir(where)) == ["out"]  # nothing is left of the killed ones
+
+
+# --------------------------------------------------------------------------- checkpoints
+
+
+WRITER = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import numpy as np
+import checkpoints
+shapes = {"w": ((50, 400), np.dtype("float32"))}
+found = checkpoints.load(".", shapes, {})
+progress = checkpoints.Progress() if found is None else found[2]
+if found is not None:
+    assert (found[0]["w"] == progress.iteration).all()
+while True:
+    progress.iteration += 1
+    progress.seconds.append(0.5)
+    checkpoints.save(".", {"w": np.full((50, 400), progress.iteration, "f4")}, {}, progress)
+    print(progress.iteration, flush=True)
+"""
+
+
+def killed_checkpoints(where, n_kills, random_generator):
+    """Kill a process that writes checkpoints all the time; none that it told of is ever lost."""
+    last = 0
+    for _ in range(n_kills):
+        with subprocess.Popen(
+            [sys.executable, "-c", WRITER, REPOSITORY], cwd=where, stdout=subprocess.PIPE, text=True
+        ) as process:
+            try:
+                first = process.stdout.readline()
+                assert int(first) > last, "a checkpoint was lost"
+                time.sleep(random_generator.uniform(0, 0.1))
+            finally:
+                process.kill()
+            told = process.communicate()[0].rsplit("\n", 1)[0]  # the last line may be torn
+            last = int((first + told).split()[-1])
+    return n_kills
+
+
+def killed_at_every_call(action, check):
+    """Run `action` in a forked process, killed before or after each call that changes the disk.
+
+    Args:
+        action: function without arguments.
+        check: called after each kill.
+
+    Returns:
+        Number of kills.
+    """
+    names = ("replace", "rename", "fsync", "unlink", "rmdir", "chmod")
+    for n_kills in itertools.count():
+        pid = os.fork()
+        if pid == 0:
+            left = iter(range(n_kills, -1, -1))
+
+            def killing(function):
+                def call(*arguments, **keywords):
+                    if next(left) == 0:
+                        os.kill(os.getpid(), signal.SIGKILL)
+                    result = function(*arguments, **keywords)
+                    if next(left) == 0:
+                        os.kill(os.getpid(), signal.SIGKILL)
+                    return result
+
+                return call
+
+            for name in names:
+                setattr(os, name, killing(getattr(os, name)))
+            durable_files._exchange = killing(durable_files._exchange)
+            status = 1
+            try:
+                action()
+                status = 0
+            finally:
+                os._exit(status)
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        if status == 0:
+            return n_kills
+        assert status == -signal.SIGKILL
+        check()

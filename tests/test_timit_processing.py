@@ -507,6 +507,31 @@ def test_accepted_phone_files(tmp_path, text):
     assert (start, phone) == (800, "iy") and end in (3200, 3360)
 
 
+def test_a_line_without_end_is_told_in_short(tmp_path):
+    """Found by fuzzing: the message held the whole of it. Reading it takes no quadratic time."""
+    path = tmp_path / "x.phn"
+    path.write_text(f"0 3050 h{' ' * 300_000}x\n")
+    began_s = time.monotonic()
+    with pytest.raises(UserError) as error:
+        timit_processing.read_phones(str(path), 16000)
+    assert time.monotonic() - began_s < 2  # minutes with a pattern that tries all splits
+    assert len(str(error.value)) < 400 + len(str(path))
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "sparse"])
+def test_what_would_never_end_is_no_file_of_a_corpus(kind, tmp_path):
+    path = str(tmp_path / "x.wav")
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        os.symlink("/dev/zero", path)
+    else:
+        with open(path, "wb") as file:
+            file.truncate(2**40)
+    with pytest.raises(UserError, match="is no file|larger than"):
+        timit_processing.read_audio(path)
+
+
 def test_frame_labels_are_clipped_and_overwritten():
     spans = [(160, 480, "a"), (400, 10**6, "b")]
     labels = timit_processing.frame_labels(spans, {"a": 1, "b": 2}, 5, 160)
