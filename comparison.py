@@ -409,10 +409,15 @@ def _comparison_report(experiment, report_folder):
             f"## Differences from {baseline}",
             "",
             "Condition minus baseline, matched by seed: mean [95 % interval]; in how many seeds "
-            f"the condition's value is smaller; exact two-sided p. With {n} seeds no p can be "
-            f"below {2 / 2**n:.2g}; none of the {len(rows)} rows is corrected for their number.",
+            "the condition's value is smaller; exact two-sided p, of the permutation test for "
+            "errors and of the sign test for iterations (`differences.csv` has both). With "
+            f"{n} seeds no p can be below {2 / 2**n:.2g}; none of the {len(rows)} is corrected for "
+            "their number.",
             "",
-            *_markdown(_difference_row(axes, row) for row in rows.to_dict("records")),
+            *_markdown(
+                _difference_row(axes, labels, condition)
+                for labels, condition in _by_axes(rows, axes)
+            ),
             "",
         ]
     if plan.choose:
@@ -447,19 +452,19 @@ def _condition_row(axes, labels, summary):
     return row
 
 
-def _difference_row(axes, row):
-    digits = 0 if row["metric"] == REACH else 4
-    interval = f"{_number(row['mean'], digits)} "
-    interval += f"[{_number(row['low'], digits)}, {_number(row['high'], digits)}]"
-    only = f" ({row['n']} pairs)" if row["n"] < row["n_pairs"] else ""
-    return {
-        **{axis: row[axis] for axis in axes},
-        "metric": _spoken(row["metric"]),
-        "difference": f"{interval}{only}" if row["n"] else "-",
-        "smaller in": f"{row['n_smaller']} of {row['n_pairs']}",
-        "p permutation": _number(row["p_permutation"], 3),
-        "p sign": _number(row["p_sign"], 3),
-    }
+def _difference_row(axes, labels, differences):
+    """A row of the table of differences from the rows on one condition."""
+    row = dict(zip(axes, labels))
+    for part in differences.to_dict("records"):
+        digits, p = (0, "p_sign") if part["metric"] == REACH else (4, "p_permutation")
+        cell = ""
+        if part["n"]:
+            low, high = (_number(part[end], digits) for end in ("low", "high"))
+            cell = f"{_number(part['mean'], digits)} [{low}, {high}]"
+            cell += f" of {part['n']}; " if part["n"] < part["n_pairs"] else "; "
+        cell += f"{part['n_smaller']} of {part['n_pairs']}; p {_number(part[p], 3)}"
+        row[_spoken(part["metric"])] = cell
+    return row
 
 
 def _spoken_point(point):

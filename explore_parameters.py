@@ -74,7 +74,8 @@ def define_flags(flag_values):
     flags.DEFINE_string(
         "storage",
         "",
-        f"search: file or database URL of the shared study; empty: {comparison.STUDY_FILE} in the folder",
+        "search, report: file or database URL of the shared study; empty: "
+        f"{comparison.STUDY_FILE} in the folder",
         **both,
     )
     flags.DEFINE_string("report", "", "report: folder to write to; empty: the runs' own", **both)
@@ -241,7 +242,7 @@ class TrainingRun(pytry.Trial):
         return {"run_folder": os.path.relpath(run_folder, self.place.folder), **metrics}
 
     def record(self):
-        """Make the run; its record appears whole in the experiment's folder. Returns the metrics."""
+        """Make the run, or take it as it is, and record it; returns what is recorded of it."""
         folder, name = self.place.folder, self.settings.name
         with tempfile.TemporaryDirectory(prefix=".", suffix=".partial", dir=folder) as partial:
             result = self.run(
@@ -369,8 +370,9 @@ def _open_experiment(folder, plan):
                 "folder"
             )
     elif os.path.isdir(folder) and os.listdir(folder):
-        raise UserError(f"{folder}: is not empty and holds no {comparison.PLAN_FILE}: choose "
-                        "another folder")
+        raise UserError(
+            f"{folder}: is not empty and holds no {comparison.PLAN_FILE}: choose another folder"
+        )
     try:
         for name in ("locks", "logs"):
             os.makedirs(os.path.join(folder, name), exist_ok=True)

@@ -85,7 +85,7 @@ class Band(NamedTuple):
 def plot_learning_curve_bands(path, panels, majority_error=None, title=""):
     """Write development errors over training iterations, a line with its band a condition.
 
-    The panels share their axes. The errors of the first tenth of the training may lie above them:
+    The panels share their axes. The errors of the first fifth of the training may lie above them:
     what is to be compared is near the lower end.
 
     Args:
@@ -337,7 +337,7 @@ def _learning_curve_bands_figure(panels, majority_error, title):
                 iterations, mean, style, color=colour, linewidth=1.4, label=label
             )
             axes.fill_between(iterations, low, high, color=colour, alpha=0.15, linewidth=0)
-            late = iterations >= iterations.max() / 10
+            late = iterations >= iterations.max() / 5
             shown += [np.where(np.isfinite(low), low, mean)[late]]
             shown += [np.where(np.isfinite(high), high, mean)[late]]
         axes.set_title(panel.replace("$", r"\$"), fontsize=LABEL_PT)

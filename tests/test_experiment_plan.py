@@ -14,7 +14,11 @@ from command_line import UserError
 from experiment_plan import read_plan
 
 LSNN = "solve_timit_with_framewise_lsnn.py"
-PLAN_FILES = sorted(glob.glob(os.path.join(REPOSITORY, "experiments", "**", "*.json"), recursive=True))
+EXPERIMENTS = os.path.join(REPOSITORY, "experiments")
+PLAN_FILES = sorted(
+    os.path.relpath(path, EXPERIMENTS)
+    for path in glob.glob(os.path.join(EXPERIMENTS, "**", "*.json"), recursive=True)
+)
 
 
 @pytest.fixture
@@ -33,7 +37,7 @@ def test_grid_and_list_are_combined_and_every_point_has_all_seeds(plan_of):
     plan = plan_of(
         flags={"batch": 8, "reg": 50},
         grid={"start": {"small": {}, "full": {"weight_scale": 1}}, "eprop": [None, "random"]},
-        list=[{"name": "slow", "flags": {"lr_init": 0.001}}, {"name": "light", "flags": {"reg": 0}}],
+        list=[{"name": "a", "flags": {"lr_init": 0.001}}, {"name": "light", "flags": {"reg": 0}}],
         seeds=[3, 4],
     )
     runs = plan.runs()
@@ -55,7 +59,8 @@ def test_a_digest_stands_for_script_flags_and_seed_alone(plan_of):
     (digest,) = digests(flags={"batch": 8, "lr_init": 0.01})
     # However the plan says it, the run is the same ...
     assert digests(grid={"lr_init": [0.01]}, flags={"batch": 8.0, "eprop": None}) == [digest]
-    assert digests(name="q", list=[{"name": "x", "flags": {"batch": 8, "lr_init": 1e-2}}]) == [digest]
+    case = {"name": "x", "flags": {"batch": 8, "lr_init": 1e-2}}
+    assert digests(name="q", list=[case]) == [digest]
     # ... and another with any other flag, seed or script.
     others = [
         *digests(flags={"batch": 8, "lr_init": 0.02}),
@@ -142,17 +147,15 @@ def test_a_file_that_is_no_plan_is_refused(tmp_path):
         read_plan(str(tmp_path / "none.json"))
 
 
-@pytest.mark.parametrize("path", PLAN_FILES, ids=[os.path.relpath(p, REPOSITORY) for p in PLAN_FILES])
-def test_plan_files_are_of_flags_that_the_scripts_have(path):
-    plan = read_plan(path)
+@pytest.mark.parametrize("name", PLAN_FILES)
+def test_plan_files_are_of_flags_that_the_scripts_have(name):
+    plan = read_plan(os.path.join(EXPERIMENTS, name))
     script = importlib.import_module(plan.script.removesuffix(".py"))
     known, _ = command_line.parse_flags(script.define_flags, ["x"])
     runs = plan.runs()
     if plan.search:
-        values = {
-            name: (bounds.get("choices") or [bounds["low"]])[0]
-            for name, bounds in plan.search["ranges"].items()
-        }
+        ranges = plan.search["ranges"]
+        values = {flag: (r.get("choices") or [r["low"]])[0] for flag, r in ranges.items()}
         runs = plan.searched_runs(values)
         n_promised = f"{plan.search['n_trials']} trials"
     else:
@@ -167,7 +170,7 @@ def test_plan_files_are_of_flags_that_the_scripts_have(path):
 
 
 def test_there_are_plan_files_for_the_sample_and_the_full_corpus():
-    names = {os.path.relpath(path, os.path.join(REPOSITORY, "experiments")) for path in PLAN_FILES}
+    names = set(PLAN_FILES)
     sample = {name for name in names if os.path.dirname(name) == ""}
     assert {"lsnn_starts.json", "lstm_rules.json", "lsnn_unidirectional.json"} <= sample
     assert {f"full_corpus/{name}" for name in sample} == names - sample
@@ -176,7 +179,7 @@ def test_there_are_plan_files_for_the_sample_and_the_full_corpus():
 @pytest.mark.parametrize("model", ["lsnn", "lstm", "lsnn_unidirectional"])
 def test_learning_rates_are_chosen_from_one_grid_with_seeds_of_their_own(model):
     def plan(name):
-        return read_plan(os.path.join(REPOSITORY, "experiments", f"{name}.json"))
+        return read_plan(os.path.join(EXPERIMENTS, f"{name}.json"))
 
     compared = plan({"lsnn": "lsnn_starts", "lstm": "lstm_rules"}.get(model, model))
     chosen = plan(f"learning_rates_{model}")

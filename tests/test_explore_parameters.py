@@ -74,7 +74,7 @@ def test_a_failed_run_is_reported_and_stops_no_other(finished):
     where, process = finished
     assert process.returncode == 1, process.stderr
     (failure,) = [line for line in process.stdout.splitlines() if line.startswith("failed: ")]
-    assert re.search("case=no-neurons_seed=1_.*: expected a neuron at least .exit status 2", failure)
+    assert re.search("case=no-neurons_seed=1_.* a neuron at least .exit status 2, ", failure)
     log = failure.rsplit(", ", 1)[1].rstrip(")")
     assert "expected a neuron at least" in (where / log).read_text()
     assert "runs: 2 of 3 runs finished, 1 failed" in process.stdout
