@@ -162,7 +162,7 @@ class Experiment:
         plan: experiment_plan.Plan.
         axes: names of the plan's axes.
         runs: DataFrame, a row each finished run: a column each axis, seed, what `metrics.json`
-            says, the metrics of the module's docstring, run_folder and commit.
+            says, the metrics of the module's docstring, run_folder, commit and data_sha256.
         evaluations: digest -> lines of metrics.jsonl.
         missing: RunSettings of the runs that are not finished.
     """
@@ -191,7 +191,7 @@ class Experiment:
                     **_errors_of_curve(evaluations),
                     "seed": settings.seed,
                     "digest": settings.digest,
-                    "commit": read_json(os.path.join(run_folder, "flags.json"))["commit"],
+                    **_origin(read_json(os.path.join(run_folder, "flags.json"))),
                     "run_folder": os.path.relpath(run_folder, reference_folder),
                 }
             )
@@ -322,6 +322,15 @@ def _by_axes(table, axes):
     return list(table.groupby(axes, sort=False)) if axes else [((), table)]
 
 
+def _origin(record):
+    """Commits and data that a run was made with, its resumptions included, from its flags.json."""
+    records = [record, *record.get("resumed", [])]
+    return {
+        name: " ".join(dict.fromkeys(str(r[name]) for r in records if name in r))
+        for name in ("commit", "data_sha256")
+    }
+
+
 def _errors_of_curve(evaluations):
     errors = np.array([e["develop_frame_error"] for e in evaluations])
     iterations = np.array([e["iteration"] for e in evaluations])
@@ -385,6 +394,8 @@ def _comparison_report(experiment, report_folder):
         f"(iterations x their median seconds, summed over runs).",
         "",
     ]
+    if runs["data_sha256"].nunique() > 1:
+        lines += ["**The runs were not all made on the same data:** see `runs.csv`.", ""]
     if experiment.missing:
         lines += ["**Not finished:** " + ", ".join(s.name for s in experiment.missing) + ".", ""]
     lines += [

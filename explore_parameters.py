@@ -87,9 +87,9 @@ def define_flags(flag_values):
 class Slot(NamedTuple):
     """A place for one run at a time."""
 
-    name: str  # unique among machines, part of a file name
     environment: dict  # variables to set for the run's process
     n_threads: int
+    lock: str | None  # name of the lock that no two runs hold; None: the processor can be shared
 
 
 def make_slots(n_jobs, n_threads, gpus, n_cores, machine):
@@ -100,7 +100,7 @@ def make_slots(n_jobs, n_threads, gpus, n_cores, machine):
         n_threads: CPU threads of a run.
         gpus: ids of GPUs; empty: run on the CPU.
         n_cores: processor cores that may be used.
-        machine: this machine's name.
+        machine: this machine's name, part of a file name.
 
     Raises:
         UserError: more runs at a time than GPUs, or a GPU named twice.
@@ -111,13 +111,12 @@ def make_slots(n_jobs, n_threads, gpus, n_cores, machine):
         raise UserError(f"--n_jobs={n_jobs}: expected {len(gpus)} at most, a GPU each run")
     threads = dict.fromkeys(THREAD_VARIABLES, str(n_threads))
     if gpus:
-        places = {f"gpu{gpu}": gpu for gpu in gpus[: n_jobs or None]}
-    else:
-        places = {f"cpu{i}": "-1" for i in range(n_jobs or max(1, n_cores // n_threads))}
-    return [
-        Slot(f"{machine}_{place}", {**threads, "CUDA_VISIBLE_DEVICES": gpu}, n_threads)
-        for place, gpu in places.items()
-    ]
+        return [
+            Slot({**threads, "CUDA_VISIBLE_DEVICES": gpu}, n_threads, f"gpu_{machine}_{gpu}")
+            for gpu in gpus[: n_jobs or None]
+        ]
+    slot = Slot({**threads, "CUDA_VISIBLE_DEVICES": "-1"}, n_threads, None)
+    return [slot] * (n_jobs or max(1, n_cores // n_threads))
 
 
 def visible_gpus(gpus, environment):
@@ -210,7 +209,7 @@ class Place(NamedTuple):
 
     folder: str  # the experiment's
     slot: Slot
-    locks: list  # of slot and run, open files that the run's process inherits
+    locks: list  # of GPU and run, open files that the run's process inherits
     stop: threading.Event  # ends the run, which then can be resumed
     follow: object = None  # function (iteration, development error) -> whether to stop the run
 
@@ -369,20 +368,21 @@ def _open_experiment(folder, plan):
                 f"{folder}: holds runs of the plan '{name}', not of '{plan.name}': choose another "
                 "folder"
             )
-    elif os.path.isdir(folder) and os.listdir(folder):
+    elif os.path.isdir(folder) and glob.glob(os.path.join(glob.escape(folder), "*")):
         raise UserError(
             f"{folder}: is not empty and holds no {comparison.PLAN_FILE}: choose another folder"
         )
     try:
+        os.makedirs(folder, exist_ok=True)
+        write_json(plan_path, plan.content)  # first: others may enter at the same time
         for name in ("locks", "logs"):
             os.makedirs(os.path.join(folder, name), exist_ok=True)
-        write_json(plan_path, plan.content)
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror})") from None
 
 
 def _in_slots(slots, folder, work, show):
-    """Have a thread for each slot do `work(slot, slot_lock, stop, say)` until it returns.
+    """Have a thread for each slot do `work(slot, locks, stop, say)` until it returns.
 
     What the work says is shown by the main thread with `show(text)`. Raises what the work raises;
     then, and on Ctrl-C, the runs are stopped first.
@@ -392,8 +392,11 @@ def _in_slots(slots, folder, work, show):
     def serve(slot):
         error = None
         try:
-            with _wait_for_lock(_lock_path(folder, f"slot_{slot.name}"), stop) as slot_lock:
-                work(slot, slot_lock, stop, said.put)
+            if slot.lock is None:
+                work(slot, [], stop, said.put)
+            else:
+                with _wait_for_lock(_lock_path(folder, slot.lock), stop) as lock:
+                    work(slot, [lock], stop, said.put)
         except Stopped:
             pass
         except BaseException as raised:
@@ -433,7 +436,7 @@ def run(flag_values, plan_path, folder):
     _remove_other_records(folder, runs)
     pending, failed = collections.deque(runs), []
 
-    def work(slot, slot_lock, stop, say):
+    def work(slot, locks, stop, say):
         while not stop.is_set():
             try:
                 settings = pending.popleft()
@@ -446,9 +449,9 @@ def run(flag_values, plan_path, folder):
                 continue
             with run_lock:
                 try:
-                    place = Place(folder, slot, [slot_lock, run_lock], stop)
+                    place = Place(folder, slot, [*locks, run_lock], stop)
                     say(f"{settings.name}: {_summary(TrainingRun(settings, place).record())}")
-                except RunError as error:
+                except (RunError, OSError) as error:
                     failed.append(settings)
                     say(f"failed: {settings.name}: {error}")
 
@@ -492,13 +495,13 @@ def search(flag_values, plan_path, folder):
     study = _open_study(plan, flag_values.storage or os.path.join(folder, comparison.STUDY_FILE))
     n_trials = plan.search["n_trials"]
 
-    def work(slot, slot_lock, stop, say):
+    def work(slot, locks, stop, say):
         while not stop.is_set():
             trial, trial_lock = _next_trial(study, n_trials, folder, stop)
             if trial is None:
                 return
             with trial_lock:
-                say(_make_trial(study, trial, plan, Place(folder, slot, [slot_lock], stop)))
+                say(_make_trial(study, trial, plan, Place(folder, slot, locks, stop)))
 
     with command_line.progress_bar(total=n_trials, unit="trial", desc=plan.name) as bar:
 
@@ -559,15 +562,20 @@ def _next_trial(study, n_trials, folder, stop):
     def path(trial):
         return _lock_path(folder, f"trial_{trial.number}")
 
+    def is_running(number):
+        return study.get_trials(deepcopy=False)[number].state == optuna.trial.TrialState.RUNNING
+
     with _wait_for_lock(_lock_path(folder, "next_trial"), stop):
         trials = study.get_trials(deepcopy=False)
         for trial in trials:
             # A lock file that is not here is in the folder of another worker.
-            is_running = trial.state == optuna.trial.TrialState.RUNNING
-            if is_running and os.path.exists(path(trial)):
-                lock = take_lock(path(trial))
-                if lock:
-                    return optuna.trial.Trial(study, trial._trial_id), lock
+            if trial.state.is_finished() or not os.path.exists(path(trial)):
+                continue
+            lock = take_lock(path(trial))
+            if lock and is_running(trial.number):  # not ended while we looked
+                return optuna.trial.Trial(study, trial._trial_id), lock
+            if lock:
+                lock.close()
         if len(trials) >= n_trials:
             return None, None
         trial = study.ask()

@@ -51,7 +51,8 @@ def write_run(folder, settings, curve, time="2020_01_01", **metrics):
     """A run folder of these development errors; with metrics=None it is not finished."""
     run_folder = folder / settings.script.removesuffix(".py") / f"{time}_{settings.name}"
     run_folder.mkdir(parents=True)
-    (run_folder / "flags.json").write_text(json.dumps({"commit": "abc"}))
+    flags = {"commit": "abc", "data_sha256": "f00", "resumed": [{"commit": "def"}]}
+    (run_folder / "flags.json").write_text(json.dumps(flags))
     lines = [{"iteration": i, "develop_frame_error": e} for i, e in zip(ITERATIONS, curve)]
     (run_folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     metrics = {
@@ -255,7 +256,7 @@ def test_report_is_traceable_to_run_folders(experiment_folder, tmp_path):
         with open(report / row["run_folder"] / "metrics.json", encoding="utf-8") as file:
             metrics = json.load(file)
         assert float(row["test_frame_error"]) == metrics["test_frame_error"]
-        assert row["commit"] == "abc"
+        assert (row["commit"], row["data_sha256"]) == ("abc def", "f00")
     by_folder = {row["run_folder"]: float(row["test_frame_error"]) for row in runs}
     for row in rows_of(report / "conditions.csv"):
         if row["metric"] == "test_frame_error":
@@ -269,6 +270,16 @@ def test_report_is_traceable_to_run_folders(experiment_folder, tmp_path):
     assert "no p can be below 0.25" in text
     assert "| LMU | symmetric | -0.0300 [-0.0548, -0.0052]; 3 of 3; p 0.250 |" in text
     assert imread(report / "learning_curves.png").shape[0] > 500
+
+
+def test_report_tells_that_the_data_differ(experiment_folder):
+    folder = experiment_folder()
+    comparison.write_report(str(folder), str(folder))
+    assert "not all made on the same data" not in (folder / "report.md").read_text()
+    flags = next((folder / SCRIPT).glob("*/flags.json"))
+    flags.write_text(json.dumps({"commit": "abc", "data_sha256": "ba5"}))
+    comparison.write_report(str(folder), str(folder))
+    assert "not all made on the same data" in (folder / "report.md").read_text()
 
 
 def test_report_of_one_condition_without_a_baseline(experiment_folder):

@@ -265,7 +265,7 @@ def test_wrong_commands_are_refused_in_words(tiny_processed, tmp_path, explore):
 def test_each_gpu_is_given_to_one_run_at_a_time():
     slots = explore_parameters.make_slots(0, 2, ["0", "GPU-1f"], n_cores=16, machine="m")
     assert [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in slots] == ["0", "GPU-1f"]
-    assert [slot.name for slot in slots] == ["m_gpu0", "m_gpuGPU-1f"]
+    assert [slot.lock for slot in slots] == ["gpu_m_0", "gpu_m_GPU-1f"]
     for slot in slots:
         assert slot.n_threads == 2
         assert slot.environment["NUMBA_NUM_THREADS"] == slot.environment["OMP_NUM_THREADS"] == "2"
@@ -294,6 +294,27 @@ def test_gpus_are_those_asked_for_or_visible(monkeypatch, tmp_path):
     assert explore_parameters.visible_gpus(None, {"CUDA_VISIBLE_DEVICES": ""}) == []
     monkeypatch.setenv("PATH", str(tmp_path))  # no nvidia-smi there
     assert explore_parameters.visible_gpus(None, {}) == []
+
+
+def test_a_gpu_that_a_killed_plans_run_still_has_is_waited_for(tmp_path):
+    (tmp_path / "locks").mkdir()
+    slots = explore_parameters.make_slots(0, 1, ["0"], 4, "m")
+    held = explore_parameters.take_lock(str(tmp_path / "locks" / "gpu_m_0.lock"))
+    shown, locks = [], []
+
+    def work(slot, slot_locks, stop, say):
+        locks.extend(slot_locks)
+        say("at work")
+
+    thread = threading.Thread(
+        target=explore_parameters._in_slots, args=(slots, str(tmp_path), work, shown.append)
+    )
+    thread.start()
+    thread.join(5 * explore_parameters.POLL_S)
+    assert thread.is_alive() and not shown
+    held.close()
+    thread.join(60)
+    assert shown == ["at work"] and len(locks) == 1
 
 
 def test_a_lock_outlives_the_process_that_took_it_in_those_it_started(tmp_path):
