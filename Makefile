@@ -2,6 +2,8 @@
 # make demo    a corpus, features, and both networks trained by symmetric e-prop, in a few minutes
 #              (on real speech: make demo TIMIT=path; any layout that timit_processing.py reads)
 # make test    all tests
+# make soak    kills, full disks, foreign input, memory and threads in the long run: one summary and
+#              soak.json, in less than 30 minutes on two cores (PART=name,name runs some)
 # make bench   seconds and memory of training: tables, JSON and figures as in benchmarks/README.md,
 #              in less than 15 minutes on two quiet cores
 # make frame_errors   errors of both networks under all rules, with three seeds (needs TIMIT=path)
@@ -17,7 +19,7 @@ DEMO_DATA := $(if $(TIMIT),$(TIMIT),$(DEMO)/timit_synthetic)
 DEMO_FLAGS := --dataset=$(DEMO)/timit_processed --results=$(DEMO)/results --eprop=symmetric \
 	--batch=8 --n_epochs=10 --print_every=20 --seed=1
 
-.PHONY: setup demo test bench frame_errors
+.PHONY: setup demo test soak bench frame_errors
 
 setup: $(STAMP)
 
@@ -40,6 +42,9 @@ endif
 
 test: setup
 	$(PYTHON) -m pytest -n auto --dist loadfile
+
+soak: setup
+	$(PYTHON) tests/soak.py --json=soak.json $(if $(PART),--part=$(PART))
 
 bench: setup
 	$(PYTHON) benchmarks/training_step.py --model=lsnn,lstm --json=benchmarks/training_step.json

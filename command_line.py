@@ -8,6 +8,7 @@ parsing.
 
 import contextlib
 import importlib
+import math
 import os
 import signal
 import sys
@@ -70,6 +71,13 @@ def parse_flags(define_flags, argv, n_positional=0):
             f"unexpected argument '{positional[n_positional]}': give values as --flag=value"
         )
     return flag_values, positional
+
+
+def check_finite(flag_values):
+    """Raise UserError for a flag that is NaN or infinite, which its bounds let pass."""
+    for name, value in flag_values.flag_values_dict().items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"--{name}={value}: expected a finite number")
 
 
 def run(main, define_flags, description, argv=None, n_positional=0):

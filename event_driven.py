@@ -85,6 +85,52 @@ class AlifParameters(NamedTuple):
     dt_ms: float = 1.0
 
 
+def alif_parameters(
+    n_regular,
+    n_adaptive,
+    tau_v=20.0,
+    tau_a=200.0,
+    thr=0.01,
+    beta=1.8,
+    n_ref=2,
+    dampening_factor=0.3,
+    dt=1.0,
+    n_repeat=5,
+    rec=True,
+    reference_quirks=False,
+):
+    """Parameters of `n_regular` leaky and then `n_adaptive` adaptive neurons.
+
+    `tau_v` and `tau_a` in ms are numbers or have one value a neuron. As (3) adds currents
+    without (1 - alpha), `thr` becomes thr / (1 - alpha), `beta` beta (1 - rho) / (1 - alpha).
+
+    Returns:
+        `AlifParameters`.
+    """
+    n_neurons = n_regular + n_adaptive
+    alpha = np.exp(-dt / np.broadcast_to(np.asarray(tau_v, float), n_neurons))
+    rho = np.exp(-dt / np.broadcast_to(np.asarray(tau_a, float), n_neurons))
+    is_adaptive = np.arange(n_neurons) >= n_regular
+    return AlifParameters(
+        alpha=alpha,
+        rho=rho,
+        beta=is_adaptive * beta * (1 - rho) / (1 - alpha),
+        thr=thr / (1 - alpha),
+        dampening_factor=dampening_factor,
+        n_ref=float(n_ref),
+        n_repeat=n_repeat,
+        rec=rec,
+        reference_quirks=reference_quirks,
+        dt_ms=dt,
+    )
+
+
+def scaled_normal(random_generator, n_in, n_out, weight_scale, directions=2):
+    """[directions, n_in, n_out] initial weights of a layer, weight_scale * N(0, 1) / sqrt(n_in)."""
+    shape = (directions, n_in, n_out)
+    return weight_scale * random_generator.standard_normal(shape) / np.sqrt(n_in)
+
+
 class Saved(NamedTuple):
     """What the backward pass needs of the forward pass, beside its input."""
 
@@ -130,19 +176,19 @@ def forward(current, w_rec, parameters, seq_len=None, reverse=None):
     layer = _checked_layer(current, w_rec, parameters, seq_len, reverse)
     batch, _, directions, n = layer.current.shape
     bits, states = _saved_shapes(layer)
-    z_mean = _aligned_empty(layer.current.shape, layer.current.dtype)
+    z_mean = aligned_empty(layer.current.shape, layer.current.dtype)
     spike_counts = np.zeros((batch, directions, n), np.int32)
-    spikes = _aligned_empty(bits, np.uint64)
+    spikes = aligned_empty(bits, np.uint64)
     saved = Saved(
         spikes,
-        _aligned_empty(bits, np.uint64) if layer.quirks else spikes,
-        _aligned_empty(states, layer.current.dtype),
+        aligned_empty(bits, np.uint64) if layer.quirks else spikes,
+        aligned_empty(states, layer.current.dtype),
     )
 
     def simulate(direction, first, last):
         _forward_chunk(layer, direction, first, last, z_mean, spike_counts, saved)
 
-    for _ in _run_chunks(simulate, _chunks(batch, directions)):
+    for _ in run_chunks(simulate, _chunks(batch, directions)):
         pass
     return Forward(z_mean, spike_counts, saved)
 
@@ -169,8 +215,8 @@ def backward(saved, grad_z_mean, current, w_rec, parameters, rule, seq_len=None,
     saved = _checked_saved(saved, layer)
     batch, _, directions, n = layer.current.shape
     dtype = layer.current.dtype
-    grad_z_mean = _input("grad_z_mean", grad_z_mean, dtype, layer.current.shape)
-    grad_current = _aligned_empty(layer.current.shape, dtype)
+    grad_z_mean = checked_array("grad_z_mean", grad_z_mean, dtype, layer.current.shape)
+    grad_current = aligned_empty(layer.current.shape, dtype)
     grad_w_rec = np.zeros((directions, n, n), dtype)
 
     def sweep(direction, first, last):
@@ -188,7 +234,7 @@ def backward(saved, grad_z_mean, current, w_rec, parameters, rule, seq_len=None,
         )
         return direction, grad_weights
 
-    for direction, grad_weights in _run_chunks(sweep, _chunks(batch, directions)):
+    for direction, grad_weights in run_chunks(sweep, _chunks(batch, directions)):
         if layer.rec:
             grad_w_rec[direction] += grad_weights
     if parameters.dt_ms != 1:
@@ -217,7 +263,7 @@ def live_steps(saved, current, w_rec, parameters, seq_len=None, reverse=None):
     def count(direction, first, last):
         _count_live_chunk(layer, direction, first, last, saved, counts)
 
-    for _ in _run_chunks(count, _chunks(batch, directions)):
+    for _ in run_chunks(count, _chunks(batch, directions)):
         pass
     return counts
 
@@ -270,34 +316,26 @@ def _checked_layer(current, w_rec, parameters, seq_len, reverse):
         raise ValueError(f"n_repeat is {n_repeat} and dt_ms is {dt_ms}, expected above 0")
 
     alpha, rho, beta, thr = (
-        _input(name, getattr(parameters, name), np.float64, (n,))
+        checked_array(name, getattr(parameters, name), np.float64, (n,))
         for name in ("alpha", "rho", "beta", "thr")
     )
     if not np.all(thr > 0):
         raise ValueError("thr must be above 0 for every neuron")
-    constants = _aligned_empty((5, n), dtype)
+    constants = aligned_empty((5, n), dtype)
     constants[...] = alpha, rho, beta / dt_ms, thr, parameters.dampening_factor / thr**2
 
-    weights = _aligned_empty((directions, n, n) if parameters.rec else (directions, 0, 0), dtype)
+    weights = aligned_empty((directions, n, n) if parameters.rec else (directions, 0, 0), dtype)
     if parameters.rec:
-        np.divide(_input("w_rec", w_rec, dtype, weights.shape), dtype.type(dt_ms), out=weights)
+        w_rec = checked_array("w_rec", w_rec, dtype, weights.shape)
+        np.divide(w_rec, dtype.type(dt_ms), out=weights)
         weights[:, np.arange(n), np.arange(n)] = -constants[3]
 
-    if seq_len is None or parameters.reference_quirks:
-        n_frames = np.full(batch, frames, np.int64)
-    else:
-        n_frames = np.array(seq_len, np.int64)
-        if n_frames.shape != (batch,) or np.any(n_frames < 0) or np.any(n_frames > frames):
-            raise ValueError(f"seq_len is {seq_len}, expected {batch} numbers from 0 to {frames}")
-    reverse = np.zeros(directions, bool) if reverse is None else np.array(reverse, bool)
-    if reverse.shape != (directions,):
-        raise ValueError(f"reverse has shape {reverse.shape}, expected {(directions,)}")
     return _Layer(
-        current=_input("current", current, dtype, np.shape(current)),
+        current=checked_array("current", current, dtype, np.shape(current)),
         weights=weights,
         constants=constants,
-        n_frames=n_frames,
-        reverse=reverse,
+        n_frames=checked_lengths(None if parameters.reference_quirks else seq_len, batch, frames),
+        reverse=checked_directions(reverse, directions),
         n_repeat=int(n_repeat),
         n_silent=silent_steps(parameters.n_ref, dt_ms),
         frame_ms=dtype.type(n_repeat * dt_ms),
@@ -321,13 +359,31 @@ def _checked_saved(saved, layer):
     """`Saved` of a call with this `_Layer`, in the form the kernels take."""
     bits, states = _saved_shapes(layer)
     return Saved(
-        _input("saved.spikes", saved.spikes, np.uint64, bits),
-        _input("saved.adaptation_spikes", saved.adaptation_spikes, np.uint64, bits),
-        _input("saved.checkpoints", saved.checkpoints, layer.current.dtype, states),
+        checked_array("saved.spikes", saved.spikes, np.uint64, bits),
+        checked_array("saved.adaptation_spikes", saved.adaptation_spikes, np.uint64, bits),
+        checked_array("saved.checkpoints", saved.checkpoints, layer.current.dtype, states),
     )
 
 
-def _input(name, array, dtype, shape):
+def checked_lengths(seq_len, batch, frames):
+    """`seq_len` as int64 [batch], each from 0 to `frames`; None: all frames."""
+    if seq_len is None:
+        return np.full(batch, frames, np.int64)
+    n_frames = np.array(seq_len, np.int64)
+    if n_frames.shape != (batch,) or np.any(n_frames < 0) or np.any(n_frames > frames):
+        raise ValueError(f"seq_len is {seq_len}, expected {batch} numbers from 0 to {frames}")
+    return n_frames
+
+
+def checked_directions(reverse, directions):
+    """`reverse` as bool [directions]; None: none is reversed."""
+    reverse = np.zeros(directions, bool) if reverse is None else np.array(reverse, bool)
+    if reverse.shape != (directions,):
+        raise ValueError(f"reverse has shape {reverse.shape}, expected {(directions,)}")
+    return reverse
+
+
+def checked_array(name, array, dtype, shape):
     """A contiguous view that is not writable: Numba compiles for each kind of array anew."""
     view = np.ascontiguousarray(array, dtype).view()
     if view.shape != tuple(shape):
@@ -336,7 +392,7 @@ def _input(name, array, dtype, shape):
     return view
 
 
-def _aligned_empty(shape, dtype):
+def aligned_empty(shape, dtype):
     """`np.empty` that begins at a cache line."""
     n_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
     raw = np.empty(n_bytes + ALIGNMENT_BYTES, np.uint8)
@@ -372,7 +428,7 @@ _pools = {}
 _pools_lock = threading.Lock()
 
 
-def _run_chunks(function, chunks):
+def run_chunks(function, chunks):
     """Yield `function(*chunk)` for all chunks, in their order, computed by the pool."""
     n_threads = thread_count()
     if n_threads == 1 or len(chunks) == 1:

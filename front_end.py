@@ -1,7 +1,7 @@
 """Columns that hold the past, appended to the features: an ideal Legendre memory, or its control.
 
-The first channels U are the principal components of the static features over the training frames,
-scaled to unit variance. To frame f are appended, with theta in frames and order d,
+The channels U are the first principal components of the static features over the training frames.
+To frame f are appended, with theta in frames and order d,
 
     lmu             m_f = Ad m_{f-1} + Bd U_f, the d coefficients of the last theta of each     (1)
                     channel (`legendre_memory`, zero-order hold, one step a frame)
@@ -16,6 +16,7 @@ import numpy as np
 
 import legendre_memory
 from command_line import UserError
+from memory import principal_directions
 
 KINDS = ("lmu", "delayed_frames")
 
@@ -45,12 +46,12 @@ def make_front_end(kind, utterances, n_static, n_channels, order, theta_ms):
             f"--front_end_theta_ms={theta_ms:g}: expected at least a frame of "
             f"{legendre_memory.FRAME_MS:g} ms for each of --front_end_order={order}"
         )
-    projection = principal_projection(utterances, n_static, n_channels)
+    projection = principal_directions(utterances, n_static, n_channels)
     ad, bd = legendre_memory.discrete(order, theta_frames)
     delays = np.round(theta_frames / order * np.arange(1, order + 1)).astype(int)
 
     def past(features):
-        channels = features[:, :n_static] @ projection
+        channels = features @ projection
         if kind == "lmu":
             states = legendre_memory.memory_state(channels, ad, bd)
             return states.reshape(len(features), -1)
@@ -63,15 +64,3 @@ def make_front_end(kind, utterances, n_static, n_channels, order, theta_ms):
         return np.concatenate([features, past(features) / std], axis=1).astype(np.float32)
 
     return append_past
-
-
-def principal_projection(utterances, n_static, n_channels):
-    """[static, channels] onto the principal components with most variance, scaled to variance 1.
-
-    Args:
-        utterances: list of [frames, features].
-    """
-    frames = np.concatenate([features[:, :n_static] for features in utterances])
-    variances, directions = np.linalg.eigh(np.cov(frames.astype(np.float64), rowvar=False))
-    greatest = np.argsort(variances)[::-1][:n_channels]
-    return directions[:, greatest] / np.sqrt(variances[greatest])

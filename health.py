@@ -83,10 +83,12 @@ def rate_warnings(network, rates_hz, states):
     left = min(max(parameters.n_ref / parameters.dt_ms - 1, 0), parameters.n_ref)
     ceiling_hz = 1000 / parameters.dt_ms / (1 + max(math.ceil(left - 0.1), 0))
     groups = np.reshape(rates_hz, (-1, len(parameters.alpha)))
-    first_layer = len(network.layers) - len(groups) // 2
+    n_directions = network.layers[0].n_directions
+    first_layer = len(network.layers) - len(groups) // n_directions
     lines = []
     for i, rates in enumerate(groups):
-        name = f"layer {first_layer + i // 2}, {('forward', 'backward')[i % 2]} cell"
+        layer, direction = divmod(i, n_directions)
+        name = f"layer {first_layer + layer}, {('forward', 'backward')[direction]} cell"
         mean = float(np.mean(rates))
         state = "healthy"
         if mean < SILENT_HZ:

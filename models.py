@@ -32,9 +32,10 @@ z           -                  1/ms   spikes, 0 or 1/dt
 LSTM: i, j, f, o = [x, m_{t-1}] kernel + bias, in this order;
 c_t = s(f + 1) c_{t-1} + s(i) tanh(j);  m_t = s(o) tanh(c_t), s the logistic function.
 
-The LSNN has two engines, which compute the same: `dense`, here, multiplies matrices in a TensorFlow
-loop, differentiates automatically and runs on any device; `event` (`event_driven.py`) runs on the
-CPU and only works where there are spikes.
+Both have two engines, which compute the same: `dense`, here, multiplies matrices in a TensorFlow
+loop, differentiates automatically and runs on any device. On the CPU, the LSNN's `event`
+(`event_driven.py`) only works where there are spikes, and the LSTM's `fused` (`fused_lstm.py`) does
+a frame's whole work in one compiled loop, with its gradient written out.
 
 Two behaviours exist: the paper's, and with `reference_quirks` that of the authors' code
 (IGITUGraz/eligibility_propagation, Figure_2_TIMIT): the adaptation (2) counts the spikes that (5)
@@ -50,10 +51,12 @@ import tensorflow as tf
 
 import eprop
 import event_driven
-from event_driven import AlifParameters
+import fused_lstm
+from event_driven import scaled_normal
 
 N_DIRECTIONS = 2
 ENGINES = ("dense", "event")
+LSTM_ENGINES = ("dense", "fused")
 
 
 # --------------------------------------------------------------------------- loops over time
@@ -124,46 +127,6 @@ def frame_means(spikes, n_repeat):
 
 
 # --------------------------------------------------------------------------- LSNN layer
-
-
-def alif_parameters(
-    n_regular,
-    n_adaptive,
-    tau_v=20.0,
-    tau_a=200.0,
-    thr=0.01,
-    beta=1.8,
-    n_ref=2,
-    dampening_factor=0.3,
-    dt=1.0,
-    n_repeat=5,
-    rec=True,
-    reference_quirks=False,
-):
-    """Parameters of `n_regular` leaky and then `n_adaptive` adaptive neurons.
-
-    `tau_v` and `tau_a` in ms are numbers or have one value a neuron. `thr` and `beta` are rescaled
-    by the decays as the symbol table says, because (3) adds currents without (1 - alpha).
-
-    Returns:
-        event_driven.AlifParameters
-    """
-    n_neurons = n_regular + n_adaptive
-    alpha = np.exp(-dt / np.broadcast_to(np.asarray(tau_v, float), n_neurons))
-    rho = np.exp(-dt / np.broadcast_to(np.asarray(tau_a, float), n_neurons))
-    is_adaptive = np.arange(n_neurons) >= n_regular
-    return AlifParameters(
-        alpha=alpha,
-        rho=rho,
-        beta=is_adaptive * beta * (1 - rho) / (1 - alpha),
-        thr=thr / (1 - alpha),
-        dampening_factor=dampening_factor,
-        n_ref=float(n_ref),
-        n_repeat=n_repeat,
-        rec=rec,
-        reference_quirks=reference_quirks,
-        dt_ms=dt,
-    )
 
 
 class AlifState(NamedTuple):
@@ -307,7 +270,7 @@ class AlifLayer(tf.Module):
         return self._in_order_of_time(outputs[0], seq_len), AlifRecord(rows, *outputs)
 
     def _run_event_driven(self, inputs, seq_len, stop_recurrence, per_step):
-        current = tf.einsum("bti,dio->btdo", inputs, self.w_in)
+        current = tf.tensordot(inputs, self.w_in, [[2], [1]])  # [batch, frames, directions, n]
         parameters = self.parameters
         n_repeat = parameters.n_repeat
         if per_step or not self.reads_frames:
@@ -489,12 +452,24 @@ class LstmLayer(tf.Module):
     Args:
         kernel: [directions, n_in + cells, 4 * cells] initial weights (plain: [..., cells]).
         bias: [directions, 4 * cells] initial bias (plain: [..., cells]).
+        engine: "dense" or "fused", see the module's docstring; plain cells have the first only.
     """
 
     def __init__(
-        self, kernel, bias, reference_quirks=False, plain=False, dtype=tf.float32, name=None
+        self,
+        kernel,
+        bias,
+        reference_quirks=False,
+        plain=False,
+        engine="dense",
+        dtype=tf.float32,
+        name=None,
     ):
         super().__init__(name)
+        engines = LSTM_ENGINES[:1] if plain else LSTM_ENGINES
+        if engine not in engines:
+            raise ValueError(f"engine is {engine!r}, expected one of {engines}")
+        self.engine = engine
         self.kernel = tf.Variable(kernel, dtype=dtype, name="kernel")
         self.bias = tf.Variable(bias, dtype=dtype, name="bias")
         self.n_cells = bias.shape[-1] // (1 if plain else 4)
@@ -502,7 +477,9 @@ class LstmLayer(tf.Module):
         self.reference_quirks = reference_quirks
 
     def __call__(self, inputs, seq_len, stop_recurrence, output_probe=None, record=False):
-        """Outputs m of the cells.
+        """Outputs m of the cells; `fused` sets them to 0 in the padding unless `reference_quirks`.
+
+        With a probe or a record the dense engine runs, whatever the layer's own.
 
         Args:
             inputs: [batch, frames, n_in].
@@ -515,10 +492,21 @@ class LstmLayer(tf.Module):
         Returns:
             [batch, frames, directions * cells]; with `record` also an LstmRecord.
         """
-        dtype = self.kernel.dtype
-        n_in = self.kernel.shape[1] - self.n_cells
         if stop_recurrence:
             inputs = tf.stop_gradient(inputs)  # e-prop trains each layer by its own readout alone
+        if self.engine == "fused" and output_probe is None and not record:
+            m = fused_lstm_outputs(
+                inputs,
+                self.kernel,
+                self.bias,
+                seq_len,
+                "eprop" if stop_recurrence else "bptt",
+                self.reference_quirks,
+            )
+            shape = tf.shape(m)
+            return tf.reshape(m, [shape[0], shape[1], N_DIRECTIONS * self.n_cells])
+        dtype = self.kernel.dtype
+        n_in = self.kernel.shape[1] - self.n_cells
         projection = tf.einsum("bti,dio->dbto", inputs, self.kernel[:, :n_in])
         projection += self.bias[:, None, None]
         projection = into_cell_time(projection, seq_len, self.reference_quirks)
@@ -546,6 +534,52 @@ class LstmLayer(tf.Module):
         return m, LstmRecord(inputs, *outputs)
 
 
+def fused_lstm_outputs(inputs, kernel, bias, seq_len, rule, reference_quirks):
+    """Outputs of LSTM cells by the fused engine, with its gradients.
+
+    Args:
+        inputs: [batch, frames, n_in].
+        kernel: [directions, n_in + cells, 4 * cells] variable.
+        bias: [directions, 4 * cells] variable.
+        seq_len: [batch] true frames.
+        rule: one of fused_lstm.RULES.
+        reference_quirks: run through the padding too.
+
+    Returns:
+        [batch, frames, directions, cells].
+    """
+    reverse = [d == 1 for d in range(N_DIRECTIONS)]
+    dtype = inputs.dtype
+
+    def run(inputs, kernel, bias, seq_len):
+        seq_len = None if reference_quirks else seq_len
+        result = fused_lstm.forward(inputs, kernel, bias, FORGET_BIAS, seq_len, reverse)
+        return result.outputs, *result.saved
+
+    def sweep(grad_m, inputs, kernel, bias, seq_len, m, *saved):
+        seq_len = None if reference_quirks else seq_len
+        result = fused_lstm.Forward(m, fused_lstm.Saved(*saved))
+        return tuple(
+            fused_lstm.backward(result, grad_m, inputs, kernel, bias, rule, seq_len, reverse)
+        )
+
+    @tf.custom_gradient
+    def function(inputs, kernel, bias):
+        arguments = [inputs, kernel, bias, seq_len]
+        m, *saved = tf.numpy_function(run, arguments, [dtype] * 3)
+        m.set_shape([*inputs.shape[:2], N_DIRECTIONS, bias.shape[-1] // 4])
+
+        def gradient(grad_m):
+            gradients = tf.numpy_function(sweep, [grad_m, *arguments, m, *saved], [dtype] * 3)
+            for value, of in zip(gradients, (inputs, kernel, bias)):
+                value.set_shape(of.shape)
+            return gradients
+
+        return m, gradient
+
+    return function(inputs, tf.convert_to_tensor(kernel), tf.convert_to_tensor(bias))
+
+
 # --------------------------------------------------------------------------- readout
 
 
@@ -558,8 +592,9 @@ def exponential_filter(x, decay):
     span, n_frames = 1, tf.shape(x)[1]
     # Beyond this the factor is below a float's resolution of 1.
     while decay**span > np.finfo(x.dtype.as_numpy_dtype).eps / 4:
-        shifted = tf.pad(x, [[0, 0], [tf.minimum(span, n_frames), 0], [0, 0]])[:, :n_frames]
-        x += decay**span * shifted
+        padded = tf.pad(x, [[0, 0], [tf.minimum(span, n_frames), 0], [0, 0]])
+        # The gradient of x[:, :n], which may have strides, takes ten times that of a slice.
+        x += decay**span * tf.slice(padded, [0, 0, 0], tf.shape(x))
         span *= 2
     return x
 
@@ -726,7 +761,8 @@ class Network(tf.Module):
         n_frames = tf.reduce_sum(seq_len)
         if self.reference_quirks:
             n_frames = tf.size(output.activity[:, :, 0])
-        return tf.reduce_sum(output.activity, (0, 1)), tf.cast(n_frames, output.activity.dtype)
+        of_utterances = tf.reduce_sum(output.activity, 1)  # at once with the next, it takes thrice
+        return tf.reduce_sum(of_utterances, 0), tf.cast(n_frames, output.activity.dtype)
 
     def rate_loss(self, mean_activity):
         """Penalty on firing rates, a scalar, from the mean activity [n_out]; cells have none."""
@@ -741,12 +777,24 @@ class Network(tf.Module):
         return self.trainable_variables
 
     def losses(self, output, phns, seq_len):
-        """The loss of a batch, in parts."""
-        activity, n_frames = self.activity_sums(output, seq_len)
+        """The loss of a batch, in parts; on one of several replicas, its share of them.
+
+        The shares add up to the loss of all replicas' utterances together, however many are where:
+        the rates are averaged over all of them before the regulariser squares them.
+        """
+        replicas = tf.distribute.get_replica_context()
+        prediction = self.prediction_loss(output.logits, phns, seq_len)
+        activity, n_frames, n_utterances = replicas.all_reduce(
+            tf.distribute.ReduceOp.SUM,
+            [
+                *self.activity_sums(output, seq_len),
+                tf.cast(tf.size(prediction), prediction.dtype),
+            ],
+        )
         return Losses(
-            prediction=tf.reduce_mean(self.prediction_loss(output.logits, phns, seq_len)),
-            rate=self.rate_loss(activity / n_frames),
-            l2=self.l2_loss(),
+            prediction=tf.reduce_sum(prediction) / n_utterances,
+            rate=self.rate_loss(activity / n_frames) / replicas.num_replicas_in_sync,
+            l2=self.l2_loss() / replicas.num_replicas_in_sync,
         )
 
     def after_update(self, readout_decay):
@@ -792,8 +840,7 @@ class Lsnn(Network):
         n_out = n_directions * n_neurons
 
         def random_weights(n_pre):
-            shape = (n_directions, n_pre, n_neurons)
-            return weight_scale * random_generator.standard_normal(shape) / np.sqrt(n_pre)
+            return scaled_normal(random_generator, n_pre, n_neurons, weight_scale, n_directions)
 
         weights = [
             (random_weights(n_out if k else n_in), random_weights(n_neurons))
@@ -899,7 +946,10 @@ class Lsnn(Network):
 
 
 class Lstm(Network):
-    """Bidirectional LSTM; the constructor's arguments are the LSTM script's flags of that name."""
+    """Bidirectional LSTM; the constructor's arguments are the LSTM script's flags of that name.
+
+    `engine` is "dense" or "fused".
+    """
 
     def __init__(
         self,
@@ -912,6 +962,7 @@ class Lstm(Network):
         init_scale=0.0,
         l2=1e-5,
         reference_quirks=False,
+        engine="dense",
         dtype=tf.float32,
     ):
         n_columns = n_lstm * (4 if lstm else 1)
@@ -922,6 +973,7 @@ class Lstm(Network):
             np.zeros((N_DIRECTIONS, n_columns)),
             reference_quirks=reference_quirks,
             plain=not lstm,
+            engine=engine,
             dtype=dtype,
             name="layer0",
         )

@@ -1,15 +1,15 @@
 """nengolib 0.5.2 under nengo 3 and 4: `from nengolib_compat import nengolib`.
 
-nengolib imports four helpers from `nengo.utils.compat`, which nengo dropped with Python 2. A module
-of that name is supplied when the installed nengo has none: three of the helpers are those that nengo
-itself still has in `nengo.utils.numpy`, the fourth is Python's `metaclass=` as a function. Nothing of
-nengo is changed, and a nengo that has the module keeps its own.
+nengolib imports four helpers from `nengo.utils.compat`, which nengo dropped with Python 2. A
+module of that name is supplied when the installed nengo has none: three of the helpers are those
+that nengo itself still has in `nengo.utils.numpy`, the fourth is Python's `metaclass=` as a
+function. Nothing of nengo is changed, and a nengo that has the module keeps its own.
 
 What the project uses of nengolib works with that (nengo 4.1, NumPy 2.4, SciPy 1.17):
-`synapses.LegendreDelay`, `signal.cont2discrete` and `stats.ScatteredHypersphere`, the latter also as
-the distribution of a `nengo.Ensemble`; it takes a `numpy.random.RandomState`, no `Generator`. What
-does not work, and is not used: nengolib's linear systems as the synapse of a `nengo.Connection`
-(nengo asks them for attributes that they do not set, and steps them in another way).
+`synapses.LegendreDelay`, `signal.cont2discrete` and `stats.ScatteredHypersphere`, the latter also
+as the distribution of a `nengo.Ensemble`; it takes a `numpy.random.RandomState`, no `Generator`.
+What does not work, and is not used: nengolib's linear systems as the synapse of a
+`nengo.Connection` (nengo asks them for an attribute that they do not set).
 """
 
 import importlib

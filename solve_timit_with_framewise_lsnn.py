@@ -18,10 +18,13 @@ import tensorflow as tf  # noqa: E402
 
 import eprop  # noqa: E402
 import event_driven  # noqa: E402
+import lmu_init  # noqa: E402
 import models  # noqa: E402
 import training  # noqa: E402
 
 SCRIPT = "solve_timit_with_framewise_lsnn"
+
+SEEDED_STARTS = ("lmu", "lmu_shuffled")
 
 
 def define_flags(flag_values):
@@ -55,6 +58,18 @@ def define_flags(flag_values):
         "--reference_quirks)",
         0,
         **both,
+    )
+    flags.DEFINE_string(
+        "init",
+        "random",
+        "start of the first layer: random; lmu (Legendre Memory Unit, see the LMU flags); "
+        "lmu_shuffled (its control: who sends which recurrent weights is permuted); or a file of "
+        "lmu_init.py",
+        **both,
+    )
+    lmu_init.define_lmu_flags(flag_values)
+    flags.DEFINE_bool(
+        "measure_memory", True, "measure what the first layer remembers, before and after", **both
     )
     flags.DEFINE_bool("cell_train", True, "train the recurrent layers, else the readout", **both)
     flags.DEFINE_bool("BAglobal", False, "--eprop=random: one value for all feedback", **both)
@@ -93,11 +108,26 @@ def check_flags(flag_values):
             f"--BAglobal with {flag_values.eprop or 'BPTT'}: one constant feedback value needs "
             "--eprop=random"
         )
-    if flag_values.engine != "dense":
+    is_seeded = flag_values.init in SEEDED_STARTS
+    if is_seeded:
+        lmu_init.check_lmu_flags(flag_values)
+    elif flag_values.init != "random" and not flag_values.init.endswith(".npz"):
+        raise command_line.UserError(
+            f"--init={flag_values.init}: expected random, {', '.join(SEEDED_STARTS)}, or an .npz "
+            "file of lmu_init.py"
+        )
+    if is_seeded and not flag_values.rec:
+        raise command_line.UserError(
+            f"--norec with --init={flag_values.init}: the memory is in the recurrent weights; "
+            "leave out one of the two"
+        )
+    if flag_values.engine != "dense" or is_seeded or flag_values.measure_memory:
         try:
             event_driven.silent_steps(flag_values.n_ref, flag_values.dt)
         except ValueError as error:
-            raise command_line.UserError(f"{error}: use --engine=dense") from None
+            raise command_line.UserError(
+                f"{error}: use --engine=dense --init=random --nomeasure_memory"
+            ) from None
     if flag_values.readout_init == "ridge" and not flag_values.readout_bias:
         raise command_line.UserError(
             "--noreadout_bias with --readout_init=ridge: the regression has a bias; leave out one "
@@ -127,28 +157,30 @@ def make_network(flag_values, dataset, seed):
     weight_scale = flag_values.weight_scale
     if weight_scale is None:
         weight_scale = 1.0 if flag_values.reference_quirks else 0.05
+    parameters = event_driven.alif_parameters(
+        flag_values.n_regular,
+        flag_values.n_adaptive,
+        tau_v=tau_v,
+        tau_a=tau_a,
+        thr=flag_values.thr,
+        beta=flag_values.beta,
+        n_ref=flag_values.n_ref,
+        dampening_factor=flag_values.dampening_factor,
+        dt=flag_values.dt,
+        n_repeat=flag_values.n_repeat,
+        rec=flag_values.rec,
+        reference_quirks=flag_values.reference_quirks,
+    )
     return models.Lsnn(
         dataset.n_features,
         dataset.n_phns,
         rule,
-        models.alif_parameters(
-            flag_values.n_regular,
-            flag_values.n_adaptive,
-            tau_v=tau_v,
-            tau_a=tau_a,
-            thr=flag_values.thr,
-            beta=flag_values.beta,
-            n_ref=flag_values.n_ref,
-            dampening_factor=flag_values.dampening_factor,
-            dt=flag_values.dt,
-            n_repeat=flag_values.n_repeat,
-            rec=flag_values.rec,
-            reference_quirks=flag_values.reference_quirks,
-        ),
+        parameters,
         np.random.default_rng([seed, training.STREAM_WEIGHTS]),
         n_layer=flag_values.n_layer,
         n_directions=flag_values.n_directions,
         weight_scale=weight_scale,
+        first_layer=make_first_layer(flag_values, dataset, parameters, weight_scale, seed),
         tau_out=flag_values.tau_out,
         psp_out=flag_values.psp_out,
         readout_bias=flag_values.readout_bias,
@@ -160,6 +192,34 @@ def make_network(flag_values, dataset, seed):
         drop_out_probability=flag_values.drop_out_probability,
         engine=choose_engine(flag_values),
     )
+
+
+def make_first_layer(flag_values, dataset, parameters, weight_scale, seed):
+    """(w_in, w_rec) of the first layer that `--init` names; None for a random one."""
+    if flag_values.init == "random":
+        return None
+    if flag_values.init not in SEEDED_STARTS:
+        layer, _ = lmu_init.load_seed(
+            flag_values.init,
+            dataset.n_features,
+            len(parameters.alpha),
+            flag_values.n_directions,
+        )
+        return layer.w_in, layer.w_rec
+    random_generator = np.random.default_rng([seed, training.STREAM_SEEDING])
+    layer = lmu_init.seed_layer(
+        dataset.train.features,
+        parameters,
+        flag_values.n_regular,
+        lmu_init.lmu_settings(flag_values, dataset.n_static),
+        random_generator,
+        n_directions=flag_values.n_directions,
+        weight_scale=weight_scale,
+    )
+    if flag_values.init == "lmu":
+        return layer.w_in, layer.w_rec
+    shuffled = lmu_init.shuffled_rows(layer.w_rec, flag_values.n_regular, random_generator)
+    return layer.w_in, shuffled
 
 
 def _spread_factors(is_spread, n_neurons, random_generator):
@@ -175,6 +235,7 @@ def main(flag_values):
         SCRIPT,
         make_network,
         trained_part=lambda network: network if flag_values.cell_train else network.readout,
+        measure_memory=flag_values.measure_memory,
     )
 
 

@@ -14,6 +14,8 @@ import command_line
 
 command_line.import_tensorflow()
 
+import tensorflow as tf  # noqa: E402
+
 import eprop  # noqa: E402
 import models  # noqa: E402
 import training  # noqa: E402
@@ -35,6 +37,14 @@ def define_flags(flag_values):
     flags.DEFINE_float(
         "init_scale", 0.0, "kernels uniform in +-init_scale; 0: Glorot uniform", 0, **both
     )
+    flags.DEFINE_enum(
+        "engine",
+        "auto",
+        ["auto", *models.LSTM_ENGINES],
+        "dense: TensorFlow, any device; fused: one compiled loop, CPU, LSTM cells; auto: fused "
+        "where it can",
+        **both,
+    )
 
 
 def check_flags(flag_values):
@@ -45,6 +55,20 @@ def check_flags(flag_values):
             f"--nolstm with --eprop={flag_values.eprop}: plain tanh cells train by BPTT only; "
             "leave out one of the two"
         )
+    if flag_values.engine == "fused" and not flag_values.lstm:
+        raise command_line.UserError(
+            "--nolstm with --engine=fused: plain tanh cells have the dense engine only; leave out "
+            "one of the two"
+        )
+
+
+def choose_engine(flag_values):
+    """The engine that `--engine` names; `auto` is `fused`, for LSTM cells without a visible GPU."""
+    if flag_values.engine != "auto":
+        return flag_values.engine
+    if not flag_values.lstm or tf.config.list_physical_devices("GPU"):
+        return "dense"
+    return "fused"
 
 
 def make_network(flag_values, dataset, seed):
@@ -59,6 +83,7 @@ def make_network(flag_values, dataset, seed):
         init_scale=flag_values.init_scale,
         l2=flag_values.l2,
         reference_quirks=flag_values.reference_quirks,
+        engine=choose_engine(flag_values),
     )
 
 

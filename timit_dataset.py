@@ -27,6 +27,7 @@ Folders written by the authors' own script are read as well: it numbers the phon
 which it meets them, so class names and their folding come from the folder's JSON files.
 """
 
+import concurrent.futures
 import hashlib
 import json
 import os
@@ -51,6 +52,7 @@ _FEATURES = {  # --preproc: (file, columns before the deltas; None is any)
 _NEVER_PRODUCED = ("cochspec", "cochspike")
 PREPROC_CHOICES = (*_FEATURES, *_NEVER_PRODUCED)
 
+POOL_BATCHES = 8  # a tenth of the frames is padding then; in one pool, the same would always meet
 _MAX_FEATURE = 1e15  # beyond any feature; squares still fit float32
 _MIN_STD = 1e-10  # as in the reference: a constant column becomes 0 instead of NaN
 _REMAKE = "make the folder anew with timit_processing.py"
@@ -92,6 +94,20 @@ def frame_weights(seq_len, n_frames):
     return ((np.arange(n_frames) < seq_len) / seq_len).astype(np.float32)
 
 
+def one_ahead(iterable):
+    """The items of an iterable; while one is in use, a thread gets the next ready.
+
+    What the iterable raises is raised where its item would have come. A generator that is left
+    early waits for the item in preparation, not for more.
+    """
+    iterator, end = iter(iterable), object()
+    with concurrent.futures.ThreadPoolExecutor(1, "one_ahead") as thread:
+        item = thread.submit(next, iterator, end)
+        while (ready := item.result()) is not end:
+            item = thread.submit(next, iterator, end)
+            yield ready
+
+
 class Split:
     """The utterances of one split.
 
@@ -124,10 +140,18 @@ class Split:
             phns[row, : seq_len[row]] = self.phns[i]
         return Batch(features, phns, seq_len).named(self.names[i] for i in indices)
 
-    def batches(self, batch_size):
-        """Iterator over all utterances in their order; the last batch may be smaller."""
+    def batches(self, batch_size, by_length=False):
+        """Iterator over all utterances; the last batch may be smaller.
+
+        They come in their order, or with `by_length` the shortest first: less padding.
+        """
+        order = self.by_length(range(len(self))) if by_length else range(len(self))
         for start in range(0, len(self), batch_size):
-            yield self.batch(range(start, min(start + batch_size, len(self))))
+            yield self.batch(order[start : start + batch_size])
+
+    def by_length(self, indices):
+        """Indices of utterances, the shortest first; equally long ones stay in their order."""
+        return sorted(indices, key=lambda i: len(self.phns[i]))
 
 
 class TimitDataset:
@@ -202,14 +226,28 @@ class TimitDataset:
         smaller than that is one batch."""
         return max(1, len(self.train) // batch_size)
 
-    def training_batches(self, batch_size, random_generator):
+    def training_batches(self, batch_size, random_generator, by_length=False):
         """Iterator over the batches of one epoch, each utterance once.
 
         The utterances are shuffled by `random_generator` (`np.random.Generator`) when this is
         called, and cut into `n_training_batches(batch_size)` batches of nearly equal size.
+
+        Args:
+            by_length: let utterances of similar length share a batch, so that little of it is
+                padding: `POOL_BATCHES` batches at a time are sorted by length, cut anew and then
+                shuffled among all. Which utterances meet still differs from epoch to epoch, and
+                the lengths come in no order.
         """
         order = random_generator.permutation(len(self.train))
-        return map(self.train.batch, np.array_split(order, self.n_training_batches(batch_size)))
+        batches = np.array_split(order, self.n_training_batches(batch_size))
+        if by_length:
+            for first in range(0, len(batches), POOL_BATCHES):
+                pool = batches[first : first + POOL_BATCHES]
+                edges = np.cumsum([len(batch) for batch in pool])[:-1]
+                ordered = self.train.by_length(np.concatenate(pool))
+                batches[first : first + POOL_BATCHES] = np.split(ordered, edges)
+            batches = [batches[k] for k in random_generator.permutation(len(batches))]
+        return map(self.train.batch, batches)
 
     def majority_error(self, split):
         """Frame error on a `Split`, averaged over utterances, of always answering one class:

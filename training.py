@@ -36,20 +36,23 @@ import event_driven
 import figures
 import front_end
 import health
+import memory
 import ridge_readout
 import run_lock
 from command_line import (
     Interrupted,
     UserError,
+    check_finite,
     deferred_signals,
     one_line,
     parse_flags,
     progress_bar,
 )
 from durable_files import append_line, remove_leftovers, write_json, write_whole
-from timit_dataset import PREPROC_CHOICES, Batch, TimitDataset
+from timit_dataset import PREPROC_CHOICES, Batch, TimitDataset, one_ahead
 
 N_RAMP_ITERATIONS = 100
+MEMORY_CHANNELS = 4  # of the features, that the spikes are asked for
 PACKAGES = (
     "tensorflow",
     "keras",
@@ -64,7 +67,7 @@ PACKAGES = (
 RESUME_FLAGS = ("dataset", "checkpoint_every_s", "n_threads", "cuda_device", "verbose", "plot")
 MAX_INTEGER = 2**31 - 1
 # Streams of random numbers that one seed feeds; a stream more leaves the others as they are.
-STREAM_WEIGHTS, STREAM_SHUFFLING, STREAM_TIME_CONSTANTS = range(3)
+STREAM_WEIGHTS, STREAM_SHUFFLING, STREAM_TIME_CONSTANTS, STREAM_SEEDING = range(4)
 # Places in a training step where it draws: dropout has the numbers from 0 on, one a layer.
 PLACE_INPUT, PLACE_GRADIENTS = 999, 1000
 
@@ -264,9 +267,8 @@ def check_flags(flag_values):
         value = getattr(flag_values, name)
         if value != -1 and value < 1:
             raise UserError(f"--{name}={value}: expected -1 (off) or at least 1")
+    check_finite(flag_values)
     for name, value in flag_values.flag_values_dict().items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise UserError(f"--{name}={value}: expected a finite number")
         if isinstance(value, int) and value > MAX_INTEGER:
             raise UserError(f"--{name}={value}: expected {MAX_INTEGER} at most")
     for name in ("comment", "run_id"):
@@ -359,13 +361,14 @@ def warn_of_differences(folder, record, now, names):
         was, new = record.get(name), now[name]
         if was is None or was == new:
             continue
-        if isinstance(was, dict):
+        if isinstance(was, dict) and isinstance(new, dict):
             packages = sorted(p for p in {*was, *new} if was.get(p) != new.get(p))
             what = ", ".join(f"{p} {new.get(p)} instead of {was.get(p)}" for p in packages)
         else:
             what = f"{name} {new} instead of {was}"
         if name == "data_sha256":
             what = f"other data ({what})"
+        what = one_line(what)[:1000]  # the record may come from anywhere
         print(f"warning: not as when {folder} was made: {what}: results may differ")
 
 
@@ -556,6 +559,9 @@ def compute_gradients(network, variables, features, phns, seq_len, dropout_seed=
 def make_train_step(network, optimizer, variables, flag_values, seed):
     """Compile one step of training; one trace serves batches of all shapes.
 
+    Under a `tf.distribute` strategy every replica is given the whole batch, takes its share of the
+    utterances, and the gradients are summed: the step is the same on any number of devices.
+
     Args:
         network: models.Network.
         optimizer: of `make_optimizer`.
@@ -569,6 +575,7 @@ def make_train_step(network, optimizer, variables, flag_values, seed):
         learning_rate, iteration) -> total loss.
     """
     optimizer.build(variables)
+    strategy = tf.distribute.get_strategy()
     name_of = {variable.ref(): name for name, variable in network.weights().items()}
     names = [name_of[variable.ref()] for variable in variables]
 
@@ -585,19 +592,33 @@ def make_train_step(network, optimizer, variables, flag_values, seed):
             noise = _noise(features, flag_values.input_noise_std, random_seed, PLACE_INPUT)
             is_true = tf.sequence_mask(seq_len, tf.shape(features)[1], features.dtype)
             features += noise * is_true[:, :, None]
+        optimizer.learning_rate.assign(learning_rate)
+        loss = strategy.run(replica_step, (features, phns, seq_len, random_seed))
+        network.after_update(flag_values.readout_decay)
+        return strategy.reduce(tf.distribute.ReduceOp.SUM, loss, axis=None)
+
+    def replica_step(features, phns, seq_len, random_seed):
+        replicas = tf.distribute.get_replica_context()
+        place, n_replicas = replicas.replica_id_in_sync_group, replicas.num_replicas_in_sync
+        share = slice(place, None, n_replicas)
         _, losses, gradients = compute_gradients(
-            network, variables, features, phns, seq_len, dropout_seed=random_seed
+            network,
+            variables,
+            features[share],
+            phns[share],
+            seq_len[share],
+            dropout_seed=random_seed + [place, 0],
         )
         if flag_values.noise_step_start >= 0:
-            is_noisy = tf.cast(iteration >= flag_values.noise_step_start, tf.float32)
+            iteration = random_seed[1]
+            is_noisy = iteration >= flag_values.noise_step_start
+            std = tf.where(is_noisy, flag_values.gd_noise / n_replicas, 0)
             gradients = [
-                g + is_noisy * _noise(g, flag_values.gd_noise, random_seed, PLACE_GRADIENTS + k)
+                g + _noise(g, std, random_seed, PLACE_GRADIENTS + k)
                 for k, g in enumerate(gradients)
             ]
         with health.only_if_finite(losses, gradients, names):
-            optimizer.learning_rate.assign(learning_rate)
-            optimizer.apply_gradients(zip(gradients, variables))
-            network.after_update(flag_values.readout_decay)
+            optimizer.apply_gradients(zip(gradients, variables))  # sums them over the replicas
         return losses.total
 
     return train_step
@@ -606,7 +627,7 @@ def make_train_step(network, optimizer, variables, flag_values, seed):
 def _batch_signature(network):
     """Features, phones and lengths of a batch of any size."""
     return [
-        tf.TensorSpec([None, None, network.n_features], tf.float32),
+        tf.TensorSpec([None, None, network.n_features], network.readout.w_out.dtype),
         tf.TensorSpec([None, None], tf.int32),
         tf.TensorSpec([None], tf.int32),
     ]
@@ -615,7 +636,8 @@ def _batch_signature(network):
 def _noise(x, standard_deviation, random_seed, place):
     """Gaussian noise of the shape of `x`, another for each `place`."""
     seed = tf.random.experimental.stateless_fold_in(random_seed, place)
-    return tf.random.stateless_normal(tf.shape(x), seed, stddev=standard_deviation)
+    noise = tf.random.stateless_normal(tf.shape(x), seed, dtype=x.dtype)
+    return tf.cast(standard_deviation, x.dtype) * noise
 
 
 # --------------------------------------------------------------------------- evaluation
@@ -656,7 +678,8 @@ def make_evaluation(network, dataset, batch_size, before_batch=lambda: None):
         error = error_39 = prediction_loss = n_frames = 0.0
         activity = 0.0
         confusion = np.zeros((n_reduced, n_reduced), np.int64)
-        for batch in split.batches(batch_size):
+        # The authors' padding counts: there it would matter who shares a batch.
+        for batch in split.batches(batch_size, by_length=not network.reference_quirks):
             before_batch()
             predicted, losses, batch_activity, batch_frames = (
                 x.numpy() for x in classify(batch.features, batch.phns, batch.seq_len)
@@ -720,7 +743,10 @@ def random_windows(batch, n_frames, random_generator):
 
 
 def training_batches(dataset, flag_values, seed, first_iteration=0):
-    """Batches of all epochs with their epoch, shuffled anew in each, from an iteration on."""
+    """Batches of all epochs with their epoch, shuffled anew in each, from an iteration on.
+
+    Utterances of similar length share a batch, except with `reference_quirks`.
+    """
     first_epoch, n_done = divmod(first_iteration, dataset.n_training_batches(flag_values.batch))
     for epoch in range(first_epoch, flag_values.n_epochs):
         batches = _epoch_batches(dataset, flag_values, seed, epoch)
@@ -731,13 +757,21 @@ def training_batches(dataset, flag_values, seed, first_iteration=0):
 
 def _epoch_batches(dataset, flag_values, seed, epoch):
     random_generator = np.random.default_rng([seed, STREAM_SHUFFLING, epoch])
-    for batch in dataset.training_batches(flag_values.batch, random_generator):
+    for batch in dataset.training_batches(
+        flag_values.batch, random_generator, by_length=not flag_values.reference_quirks
+    ):
         if flag_values.truncT > 0:
             batch = random_windows(batch, flag_values.truncT, random_generator)
         yield batch
 
 
-def run(flag_values, script, make_network, trained_part=lambda network: network):
+def run(
+    flag_values,
+    script,
+    make_network,
+    trained_part=lambda network: network,
+    measure_memory=False,
+):
     """One experiment from its flags to its metrics; both scripts' way through this module.
 
     Args:
@@ -745,6 +779,7 @@ def run(flag_values, script, make_network, trained_part=lambda network: network)
         script: its name, for the run folder.
         make_network: function (flag_values, dataset, seed) -> models.Network.
         trained_part: function that gives the part of the network to train, a tf.Module.
+        measure_memory: see `train`.
     """
     with contextlib.ExitStack() as held:
         folder = flag_values.resume
@@ -768,7 +803,7 @@ def run(flag_values, script, make_network, trained_part=lambda network: network)
         else:
             folder = make_run_folder(flag_values, script, seed, dataset, held)
         variables = trained_part(network).trainable_variables
-        train(network, dataset, flag_values, seed, folder, variables)
+        train(network, dataset, flag_values, seed, folder, variables, measure_memory)
 
 
 def _lock(folder):
@@ -797,14 +832,18 @@ def _note_resumption(folder, dataset):
 
 @contextlib.contextmanager
 def _told_how_to_continue(folder):
-    """Add the command that continues a run to an interruption or an error of writing."""
+    """Add the command that continues a run to an interruption or an error of writing.
+
+    Raises:
+        Interrupted, UserError, MemoryError: in place of what came.
+    """
     command = f"python3 {shlex.quote(sys.argv[0])} --resume={shlex.quote(folder)}"
     try:
         yield
     except Interrupted as interruption:
-        raise Interrupted(
-            interruption.signal_number, f"continue with: {command}"
-        ) from None
+        raise Interrupted(interruption.signal_number, f"continue with: {command}") from None
+    except tf.errors.ResourceExhaustedError as error:
+        raise MemoryError(one_line(error.message)[:200]) from None
     except OSError as error:
         raise UserError(
             f"{folder}: cannot be written ({error.strerror or error}); what was written before is "
@@ -843,7 +882,7 @@ def _restore(folder, network, optimizer):
     return progress
 
 
-def train(network, dataset, flag_values, seed, folder, variables):
+def train(network, dataset, flag_values, seed, folder, variables, measure_memory=False):
     """Train a network, select on the development set, then read the test set once.
 
     Where the folder holds a checkpoint, training goes on from it. Ctrl-C and SIGTERM end it after
@@ -858,6 +897,8 @@ def train(network, dataset, flag_values, seed, folder, variables):
             `best.npz`, `last.npz`, `learning_curve.png` and `confusion_matrix.png`, and until
             the end `checkpoint.npz` and `checkpoint_before.npz`.
         variables: what is trained.
+        measure_memory: write `memory.json` and `memory.png`, what an LSNN's first layer remembers
+            before training and after it.
 
     Returns:
         The content of `metrics.json`.
@@ -867,10 +908,14 @@ def train(network, dataset, flag_values, seed, folder, variables):
         command_line.Interrupted: a signal came.
     """
     with _told_how_to_continue(folder), deferred_signals() as stop_if_asked:
-        return _train(network, dataset, flag_values, seed, folder, variables, stop_if_asked)
+        return _train(
+            network, dataset, flag_values, seed, folder, variables, measure_memory, stop_if_asked
+        )
 
 
-def _train(network, dataset, flag_values, seed, folder, variables, stop_if_asked):
+def _train(
+    network, dataset, flag_values, seed, folder, variables, measure_memory, stop_if_asked
+):
     n_iterations = flag_values.n_epochs * dataset.n_training_batches(flag_values.batch)
     optimizer = make_optimizer(flag_values, network)
     train_step = make_train_step(network, optimizer, variables, flag_values, seed)
@@ -891,6 +936,8 @@ def _train(network, dataset, flag_values, seed, folder, variables, stop_if_asked
         )
     if flag_values.resume:
         print(f"resumed at iteration {progress.iteration} of {n_iterations}")
+    if measure_memory and progress.iteration == 0:
+        record_memory(folder, network, dataset, "before")
     saved, saved_s = None, time.monotonic()
 
     def save_checkpoint():
@@ -939,7 +986,8 @@ def _train(network, dataset, flag_values, seed, folder, variables, stop_if_asked
         total=n_iterations, initial=progress.iteration, unit="it", desc="training"
     ) as bar:
         try:
-            for epoch, batch in training_batches(dataset, flag_values, seed, progress.iteration):
+            batches = training_batches(dataset, flag_values, seed, progress.iteration)
+            for epoch, batch in one_ahead(batches):
                 iteration = progress.iteration
                 if iteration % flag_values.print_every == 0 and not progress.is_evaluated:
                     evaluate_and_record(epoch)
@@ -965,6 +1013,8 @@ def _train(network, dataset, flag_values, seed, folder, variables, stop_if_asked
 
     best = progress.best
     save_weights(os.path.join(folder, "last.npz"), network)
+    if measure_memory:
+        record_memory(folder, network, dataset, "after")
     load_weights(os.path.join(folder, "best.npz"), network)
     test = evaluate(dataset.test)
     _draw_learning_curve(folder, progress.evaluations, majority_error)
@@ -1001,6 +1051,47 @@ def _train(network, dataset, flag_values, seed, folder, variables, stop_if_asked
         + ("" if flag_values.reduced_phns else f" (39 classes {test.frame_error_39:.3f})")
     )
     return metrics
+
+
+def record_memory(folder, network, dataset, when):
+    """Measure what an LSNN's first layer remembers; note it in a run folder's `memory.json`.
+
+    Readouts are fitted to the training speakers and judged by those of the development set; the
+    channels are the training set's first principal components.
+
+    Args:
+        when: "before" training or "after" it; then the figure is drawn too.
+    """
+    layer = network.layers[0]
+    w_in = layer.w_in.numpy()
+    splits = dataset.train, dataset.develop
+    try:
+        measured = memory.measure(
+            [features for split in splits for features in split.features],
+            [phns for split in splits for phns in split.phns],
+            [entry["speaker"] for split in splits for entry in split.metadata],
+            np.repeat([False, True], [len(split) for split in splits]),
+            w_in,
+            np.zeros((*w_in.shape[::2], w_in.shape[2])) if layer.w_rec is None else layer.w_rec,
+            network.parameters,
+            memory.principal_directions(
+                dataset.train.features, dataset.n_static, min(MEMORY_CHANNELS, dataset.n_static)
+            ),
+            dataset.n_phns,
+        )
+    except UserError as error:
+        print(f"note: {error}")
+        return
+    path = os.path.join(folder, "memory.json")
+    record = {"before": None, "after": None}
+    if when == "after" and os.path.exists(path):
+        with open(path, encoding="utf-8") as file:
+            record = json.load(file)
+    record[when] = measured
+    write_json(path, record)
+    if when == "after":
+        curves = {f"{w} training": m["r2_channels"] for w, m in record.items() if m is not None}
+        figures.plot_memory(os.path.join(folder, "memory.png"), curves)
 
 
 def _record(develop, epoch, iteration, flag_values, seconds, train_losses):

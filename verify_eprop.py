@@ -32,12 +32,14 @@ command_line.import_tensorflow()
 import tensorflow as tf  # noqa: E402
 
 import eprop  # noqa: E402
+import event_driven  # noqa: E402
 import models  # noqa: E402
 import training  # noqa: E402
 
 PROOF_TOLERANCE = 1e-10  # relative, float64
 LIVE_NORM = 1e-6
 VECTOR_TOLERANCE = 1e-4  # relative, float32
+ENGINES = tuple(dict.fromkeys((*models.ENGINES, *models.LSTM_ENGINES)))
 
 
 def define_flags(flag_values):
@@ -48,7 +50,11 @@ def define_flags(flag_values):
         flag_values=flag_values,
     )
     flags.DEFINE_enum(
-        "engine", "dense", models.ENGINES, "LSNN engine for --vectors", flag_values=flag_values
+        "engine",
+        "dense",
+        ENGINES,
+        "engine for --vectors: event is the LSNN's, fused the LSTM's; the other one stays on dense",
+        flag_values=flag_values,
     )
 
 
@@ -85,7 +91,7 @@ def make_case(kind, rule, reference_quirks=False, seed=1):
     seq_len = np.array([frames, frames - 2, frames - 3], np.int32)
     features[np.arange(frames) >= seq_len[:, None]] = 0
     if kind == "lsnn":
-        parameters = models.alif_parameters(
+        parameters = event_driven.alif_parameters(
             5,
             4,
             tau_v=[20, 10, 20, 30, 20, 10, 20, 20, 15],
@@ -282,9 +288,10 @@ def network_of_vectors(vectors, engine):
             random_generator,
             l2=settings["l2"],
             reference_quirks=True,
+            engine=engine if engine in models.LSTM_ENGINES else "dense",
         )
     else:
-        parameters = models.alif_parameters(
+        parameters = event_driven.alif_parameters(
             settings["n_regular"],
             settings["n_adaptive"],
             tau_v=settings["tauv"],
@@ -302,7 +309,7 @@ def network_of_vectors(vectors, engine):
             rule,
             parameters,
             random_generator,
-            engine=engine,
+            engine=engine if engine in models.ENGINES else "dense",
             **{name: settings[name] for name in options.split()},
         )
     for names, variable in recorded_names(network).values():

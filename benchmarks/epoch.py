@@ -38,7 +38,13 @@ def define_flags(flag_values):
         "model", ["lsnn"], "models", flags.EnumParser(list(measuring.MODELS)), **both
     )
     flags.DEFINE_enum("rule", "symmetric", measuring.RULES, "learning rule", **both)
-    flags.DEFINE_enum("engine", "auto", ["auto", "dense", "event"], "of the LSNN", **both)
+    measuring.define_list(
+        "engine",
+        ["auto"],
+        "engines; event is the LSNN's, fused the LSTM's",
+        flags.EnumParser(["auto", "event", "fused", "dense"]),
+        **both,
+    )
     flags.DEFINE_integer("iterations", 0, "steps to measure; 0: an epoch", 0, **both)
     flags.DEFINE_integer("batch", 32, "utterances in a batch", 1, **both)
     flags.DEFINE_integer("print_every", 100, "iterations between evaluations", 1, **both)
@@ -74,15 +80,31 @@ def prepare(flag_values):
     return dataset
 
 
-def training_arguments(flag_values, model, dataset):
+def plan(flag_values):
+    """(model, engine) of all measurements."""
+    return [
+        (model, engine)
+        for model in flag_values.model
+        for engine in flag_values.engine
+        if engine in ("auto", *measuring.ENGINES[model])
+    ]
+
+
+def training_arguments(flag_values, model, engine, dataset):
     """Command line of the training script."""
     names = ["batch", "print_every", "n_threads", "seed"]
-    names += ["n_lstm"] if model == "lstm" else ["engine", "n_regular", "n_adaptive"]
+    names += ["n_lstm"] if model == "lstm" else ["n_regular", "n_adaptive"]
     arguments = [f"--{name}={flag_values[name].value}" for name in names]
     if flag_values.rule != "bptt":
         arguments.append(f"--eprop={flag_values.rule}")
     results = os.path.join(flag_values.work, "runs")
-    return [model, f"--dataset={dataset}", f"--results={results}", *arguments]
+    return [
+        model,
+        f"--dataset={dataset}",
+        f"--results={results}",
+        f"--engine={engine}",
+        *arguments,
+    ]
 
 
 class Span(NamedTuple):
@@ -102,7 +124,7 @@ class Calls(NamedTuple):
 
     steps: list
     evaluations: list  # results: training.Evaluation
-    forward: list  # of the event-driven engine, in steps and evaluations
+    forward: list  # of the CPU's own engines, in steps and evaluations
     backward: list
 
 
@@ -134,6 +156,7 @@ def measure(model, arguments, iterations):
     # These import TensorFlow, which the process that starts this one must not.
     script = importlib.import_module(f"solve_timit_with_framewise_{model}")
     import event_driven
+    import fused_lstm
     import training
 
     flag_values, _ = command_line.parse_flags(script.define_flags, arguments)
@@ -155,8 +178,9 @@ def measure(model, arguments, iterations):
         make_evaluation(*a), calls.evaluations, keep_results=True
     )
     training.training_batches = some_batches
-    event_driven.forward = timed(event_driven.forward, calls.forward)
-    event_driven.backward = timed(event_driven.backward, calls.backward)
+    for engine in (event_driven, fused_lstm):
+        engine.forward = timed(engine.forward, calls.forward)
+        engine.backward = timed(engine.backward, calls.backward)
     script.main(flag_values)
     measured = profile(calls, time.perf_counter() - start)
     return {
@@ -226,12 +250,12 @@ def projection(measured, n_per_epoch, n_epochs, print_every):
 
 
 def markdown(rows):
-    """The rows as a Markdown table, a column a model."""
+    """The rows as a Markdown table, a column a model and engine."""
     names = {
         "iterations": ("iterations measured", "{:d}"),
         "seconds_per_iteration": ("s/iteration", "{:.3f}"),
-        "seconds_engine_forward": ("- event-driven engine, forward", "{:.3f}"),
-        "seconds_engine_backward": ("- event-driven engine, backward", "{:.3f}"),
+        "seconds_engine_forward": ("- engine, forward", "{:.3f}"),
+        "seconds_engine_backward": ("- engine, backward", "{:.3f}"),
         "seconds_step_rest": ("- rest of the step", "{:.3f}"),
         "seconds_between_steps": ("- between steps: next batch, notes", "{:.3f}"),
         "seconds_step_first_quarter": ("median s/step, first quarter of them", "{:.3f}"),
@@ -247,7 +271,7 @@ def markdown(rows):
     }
     rows = [row | {"projected_minutes": 60 * row["projected_hours"]} for row in rows]
     return measuring.markdown_table(
-        ["", *(row["model"].upper() for row in rows)],
+        ["", *(f"{row['model'].upper()}, {row['engine']}" for row in rows)],
         [
             [label, *("-" if row[name] is None else form.format(row[name]) for row in rows)]
             for name, (label, form) in names.items()
@@ -256,13 +280,18 @@ def markdown(rows):
 
 
 def main(flag_values):
+    measurements = plan(flag_values)
+    if not measurements:
+        raise command_line.UserError(
+            "nothing to measure: engine event is the LSNN's, fused the LSTM's"
+        )
     machine = measuring.machine()
     dataset = prepare(flag_values)
     rows = []
-    for model in measuring.progress(flag_values.model, len(flag_values.model)):
-        arguments = training_arguments(flag_values, model, dataset)
+    for model, engine in measuring.progress(measurements, len(measurements)):
+        arguments = training_arguments(flag_values, model, engine, dataset)
         row = measuring.in_child(measure, model, arguments, flag_values.iterations)
-        rows.append({**row, "machine": machine})
+        rows.append({"engine": engine, **row, "machine": machine})
     print(f"{measuring.machine_line(machine)}\n\n{markdown(rows)}")
     if flag_values.json:
         write_json(flag_values.json, rows)

@@ -19,7 +19,8 @@ sys.path.insert(0, REPOSITORY)
 
 import command_line  # noqa: E402
 
-MODELS = ("lsnn", "lstm")
+ENGINES = {"lsnn": ("event", "dense"), "lstm": ("fused", "dense", "keras")}
+MODELS = tuple(ENGINES)
 RULES = ("symmetric", "random", "adaptive", "bptt")
 
 

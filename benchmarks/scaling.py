@@ -1,12 +1,12 @@
 """How the cost of a training step grows with the size of the network and of the data.
 
     python3 benchmarks/scaling.py --json=scaling.json
-    python3 benchmarks/scaling.py --model=lstm --rule=bptt
+    python3 benchmarks/scaling.py --model=lstm --rule=bptt --engine=dense
 
-times whole steps (forward pass, loss, backward pass, Adam) of the event-driven LSNN, or of the
-LSTM, varying frames, neurons (LSTM: cells) per direction, batch, firing rate and threads one at a
+times whole steps (forward pass, loss, backward pass, Adam) of the LSNN or the LSTM on an engine,
+the CPU's own unless told, varying frames, neurons (LSTM: cells) per direction, batch, firing rate and threads one at a
 time from the `--base_*` values. Prints a Markdown table of medians with the part of them that the
-event-driven engine takes, the exponents p of fits seconds ~ size^p, and the memory that a neuron
+engine itself takes, the exponents p of fits seconds ~ size^p, and the memory that a neuron
 and simulated step more costs (from the peaks of two processes that train on utterances of the
 base's and of the greatest length), and draws `--figure`.
 
@@ -38,7 +38,7 @@ FITTED_NEURONS = (200, 1600)  # below, what does not depend on the neurons shows
 N_DIRECTIONS = 2
 LABELS = {
     "seconds_median": "whole step",
-    "engine_seconds_median": "event-driven engine",
+    "engine_seconds_median": "its engine",
     "proportional": "proportional (threads: inversely)",
 }
 LABEL_PT, DPI = 9, 150
@@ -48,6 +48,13 @@ def define_flags(flag_values):
     both = {"flag_values": flag_values}
     flags.DEFINE_enum("model", "lsnn", measuring.MODELS, "model", **both)
     flags.DEFINE_enum("rule", "symmetric", measuring.RULES, "learning rule", **both)
+    flags.DEFINE_enum(
+        "engine",
+        "auto",
+        ["auto", "event", "fused", "dense"],
+        "auto: the LSNN's event, the LSTM's fused",
+        **both,
+    )
     for name, default, unit, base in (
         ("frames", [100, 200, 400, 800, 1600], "frames in an utterance", 400),
         ("neurons", [100, 200, 400, 800, 1600, 3200], "neurons (LSTM: cells) per direction", 400),
@@ -97,12 +104,25 @@ def plan(flag_values):
     return points
 
 
+def engine_of(flag_values):
+    """The engine to measure; UserError for one that the model does not have."""
+    engines = measuring.ENGINES[flag_values.model]
+    if flag_values.engine == "auto":
+        return engines[0]
+    if flag_values.engine not in engines:
+        raise command_line.UserError(
+            f"--engine={flag_values.engine} with --model={flag_values.model}: expected auto, "
+            f"{engines[0]} or dense"
+        )
+    return flag_values.engine
+
+
 def step_settings(flag_values, point):
     """Keyword arguments of `steps.StepSettings` for a point."""
     is_lsnn = flag_values.model == "lsnn"
     return {
         "model": flag_values.model,
-        "engine": "event" if is_lsnn else "dense",
+        "engine": engine_of(flag_values),
         "rule": flag_values.rule,
         "rate_hz": point["rate_hz"],
         "n_units": point["neurons"],
@@ -204,7 +224,7 @@ def draw(path, rows, base, exponents, title):
             ("seconds_median", BLUE, "o"),
             ("engine_seconds_median", ORANGE, "s"),
         ):
-            if all(point[name] for point in points):  # the LSTM has no such engine
+            if all(point[name] for point in points):  # dense: TensorFlow's own operations
                 seconds = [point[name] for point in points]
                 panel.plot(values, seconds, marker=marker, color=colour, label=LABELS[name])
         (base_point,) = (point for point in points if point[axis] == base[axis])
@@ -265,6 +285,7 @@ def described(point):
 
 
 def main(flag_values):
+    engine = engine_of(flag_values)
     machine = measuring.machine()
     points = plan(flag_values)
     base = points[0]
@@ -283,13 +304,13 @@ def main(flag_values):
     print(f"{measuring.machine_line(machine)}\n")
     print(markdown(rows, base, exponents, memory_bytes))
     rule = f"{flag_values.rule} e-prop" if flag_values.rule != "bptt" else "BPTT"
-    title = f"{flag_values.model.upper()}, {rule}; unless varied: {described(base)}"
+    title = f"{flag_values.model.upper()} on {engine}, {rule}; unless varied: {described(base)}"
     beside = os.path.join(os.path.dirname(__file__), f"scaling_{flag_values.model}.png")
     draw(flag_values.figure or beside, rows, base, exponents, title)
     if flag_values.json:
         settings = ("model", "rule", "adaptive_share", "n_features", "n_classes", "n_repeat")
         result = {name: flag_values[name].value for name in (*settings, "repeats", "seed")}
-        result |= {"base": base, "rows": rows, "exponents": exponents}
+        result |= {"engine": engine, "base": base, "rows": rows, "exponents": exponents}
         result |= {"bytes_per_neuron_step": memory_bytes, "machine": machine}
         write_json(flag_values.json, result)
 

@@ -21,6 +21,7 @@ command_line.import_tensorflow()
 import tensorflow as tf  # noqa: E402
 
 import event_driven  # noqa: E402
+import fused_lstm  # noqa: E402
 import models  # noqa: E402
 import training  # noqa: E402
 
@@ -39,7 +40,7 @@ class StepSettings(NamedTuple):
     """What a step's cost depends on."""
 
     model: str  # one of measuring.MODELS
-    engine: str  # "event" or "dense"; LSTM: "dense" or "keras"
+    engine: str  # one of measuring.ENGINES[model]
     rule: str  # one of measuring.RULES
     rate_hz: float | None  # mean over all neurons; None for the LSTM
     n_units: int  # neurons or cells per direction
@@ -105,7 +106,7 @@ class TrainingStep:
 
 
 class EngineClock:
-    """Time that this process spends in the event-driven engine's two passes.
+    """Time that this process spends in the two passes of the CPU's own engines.
 
     Attributes:
         forward_s, backward_s: seconds since the last `reset`.
@@ -113,8 +114,9 @@ class EngineClock:
 
     def __init__(self):
         self.reset()
-        event_driven.forward = self._timed(event_driven.forward, "forward_s")
-        event_driven.backward = self._timed(event_driven.backward, "backward_s")
+        for engine in (event_driven, fused_lstm):
+            engine.forward = self._timed(engine.forward, "forward_s")
+            engine.backward = self._timed(engine.backward, "backward_s")
 
     def reset(self):
         self.forward_s = self.backward_s = 0.0
@@ -159,7 +161,8 @@ def _arguments(settings):
     if settings.rule != "bptt":
         arguments.append(f"--eprop={settings.rule}")
     if settings.model == "lstm":
-        return [*arguments, f"--n_lstm={settings.n_units}"]
+        engine = "dense" if settings.engine == "keras" else settings.engine  # soon replaced
+        return [*arguments, f"--engine={engine}", f"--n_lstm={settings.n_units}"]
     return [
         *arguments,
         f"--engine={settings.engine}",

@@ -9,9 +9,8 @@ dense engine in the same run and how many times slower than symmetric e-prop, an
 of the process, TensorFlow's import included. `--json` takes every row with all its settings.
 
 The LSNN's weights are scaled until it fires at `--rate_hz` (mean over all neurons); the features
-are Gaussian noise smoothed over some 50 ms, and no utterance has padding. For the LSTM there are
-the dense engine and, under BPTT, Keras' own LSTM layer with the same readout, loss and optimiser.
-On two cores: about five seconds a row and the steps, which for the dense LSNN take seconds each.
+are Gaussian noise smoothed over some 50 ms, and no utterance has padding. Beside the LSTM's own
+engines stands, under BPTT, Keras' LSTM layer with the same readout, loss and optimiser. On two cores: about five seconds a row and the steps, which for the dense LSNN take seconds each.
 """
 
 import statistics
@@ -22,9 +21,9 @@ import measuring  # first: it makes the repository's modules importable
 import command_line
 from durable_files import write_json
 
-ENGINES = {"lsnn": ("event", "dense"), "lstm": ("dense", "keras")}
 RATES_HZ = (5, 15, 50, 200)
 DENSE_RATE_HZ = 15  # the dense engine multiplies all the zeros: its time does not depend on it
+ALL_ENGINES = ("event", "fused", "dense", "keras")
 N_WARM_UP = 2  # steps; the first compiles
 
 
@@ -35,9 +34,9 @@ def define_flags(flag_values):
     )
     measuring.define_list(
         "engine",
-        ["event", "dense", "keras"],
-        "engines; event is the LSNN's, keras the LSTM's under BPTT",
-        flags.EnumParser(["event", "dense", "keras"]),
+        list(ALL_ENGINES),
+        "engines; event is the LSNN's, fused and (under BPTT) keras are the LSTM's",
+        flags.EnumParser(list(ALL_ENGINES)),
         **both,
     )
     measuring.define_list(
@@ -85,7 +84,7 @@ def plan(flag_values):
             **common,
         }
         for model in flag_values.model
-        for engine in ENGINES[model]
+        for engine in measuring.ENGINES[model]
         if engine in flag_values.engine
         for rule in flag_values.rule
         if engine != "keras" or rule == "bptt"
@@ -162,7 +161,8 @@ def main(flag_values):
     measurements = plan(flag_values)
     if not measurements:
         raise command_line.UserError(
-            "nothing to measure: engine event is the LSNN's, keras the LSTM's under --rule=bptt"
+            "nothing to measure: engine event is the LSNN's, fused the LSTM's, keras the LSTM's "
+            "under --rule=bptt"
         )
     machine = measuring.machine()
     rows = [

@@ -58,13 +58,20 @@ def test_training_step_measures_both_engines_at_the_rate_asked_for(run_script, t
 def test_training_step_measures_keras_lstm_under_bptt_only(run_script, tmp_path):
     process = run_script(
         "benchmarks/training_step.py",
-        *("--model=lstm", "--engine=event,keras", "--rule=symmetric,bptt", "--repeats=1"),
+        *("--model=lstm", "--engine=fused,dense,keras", "--rule=symmetric,bptt", "--repeats=1"),
         *("--n_lstm=6", "--batch=2", "--frames=10", "--json=rows.json"),
     )
-    (row,) = results(process, tmp_path / "rows.json")
-    assert (row["model"], row["engine"], row["rule"]) == ("lstm", "keras", "bptt")
-    assert row["rate_hz"] is None and row["rate_hz_measured"] is None
-    assert row["seconds_median"] > 0
+    rows = results(process, tmp_path / "rows.json")
+    assert [(row["engine"], row["rule"]) for row in rows] == [
+        ("fused", "symmetric"),
+        ("fused", "bptt"),
+        ("dense", "symmetric"),
+        ("dense", "bptt"),
+        ("keras", "bptt"),
+    ]
+    for row in rows:
+        assert row["rate_hz"] is None and row["rate_hz_measured"] is None
+        assert row["seconds_median"] > 0
 
 
 def test_scaling_varies_one_thing_at_a_time(run_script, tmp_path):
@@ -92,12 +99,36 @@ def test_scaling_varies_one_thing_at_a_time(run_script, tmp_path):
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_scaling_measures_the_engine_asked_for(run_script, tmp_path):
+    one_point = ("--frames=20", "--base_frames=20", "--neurons=10", "--base_neurons=10")
+    process = run_script(
+        "benchmarks/scaling.py",
+        *("--model=lstm", "--engine=fused", *one_point, "--batch=2", "--base_batch=2"),
+        *("--threads=1", "--repeats=1", "--figure=figure.png", "--json=scaling.json"),
+    )
+    result = results(process, tmp_path / "scaling.json")
+    assert result["engine"] == "fused"
+    (row,) = result["rows"]
+    assert 0 < row["engine_seconds_median"] < row["seconds_median"]
+    assert row["rate_hz"] is None
+    for model, engine, expected in (("lsnn", "auto", "event"), ("lstm", "auto", "fused")):
+        flag_values = flags_of(scaling, f"--model={model}", f"--engine={engine}")
+        assert scaling.engine_of(flag_values) == expected
+    process = run_script("benchmarks/scaling.py", "--model=lstm", "--engine=event")
+    assert_user_error(process, "--engine=event", "fused", "dense")
+
+
 def test_epoch_projects_from_the_training_script(run_script, tmp_path):
     arguments = [
+        *("--model=lsnn,lstm", "--engine=event,fused", "--n_lstm=4"),
         *("--n_train=12", "--n_develop=3", "--n_test=3", "--batch=3", "--print_every=2"),
         *("--n_regular=15", "--n_adaptive=5", "--work=work", "--json=rows.json"),
     ]
-    (row,) = results(run_script("benchmarks/epoch.py", *arguments), tmp_path / "rows.json")
+    rows = results(run_script("benchmarks/epoch.py", *arguments), tmp_path / "rows.json")
+    assert [(row["model"], row["engine"]) for row in rows] == [("lsnn", "event"), ("lstm", "fused")]
+    row, lstm_row = rows
+    assert lstm_row["projected_epochs"] == 30
+    assert min(lstm_row["seconds_engine_forward"], lstm_row["seconds_engine_backward"]) > 0
     assert row["iterations"] == row["iterations_per_epoch"] == 4
     assert row["projected_epochs"] == 80
     assert row["projected_evaluations"] == 4 * 80 / 2 + 1
@@ -131,6 +162,7 @@ def test_dense_is_measured_at_one_rate_unless_rates_are_given():
     assert measured("--model=lsnn,lstm") == [
         *(("lsnn", "event", rate_hz) for rate_hz in (5, 15, 50, 200)),
         ("lsnn", "dense", 15),
+        ("lstm", "fused", None),
         ("lstm", "dense", None),
     ]
     assert measured("--engine=dense", "--rate_hz=5,50") == [

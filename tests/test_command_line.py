@@ -2,13 +2,16 @@
 
 import io
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from absl import flags
 from conftest import REPOSITORY, assert_user_error
 
+import command_line
 from command_line import UserError, parse_flags, progress_bar, run
 
 DESCRIPTION = """What the script does.
@@ -123,6 +126,71 @@ def test_ctrl_c_ends_without_a_traceback(capsys):
 
     assert run_and_exit(main) == 130
     assert capsys.readouterr().err == "script.py: interrupted\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_end_a_script_well(number, capsys):
+    """What has to be done at the end is done, and the status is a shell's."""
+    done = []
+
+    def main(flag_values):
+        try:
+            os.kill(os.getpid(), number)
+            time.sleep(10)
+        finally:
+            done.append(True)
+
+    before = signal.getsignal(number)
+    assert run_and_exit(main) == 128 + number
+    assert done == [True] and signal.getsignal(number) is before
+    assert capsys.readouterr().err == "script.py: interrupted\n"
+
+
+def test_an_ignored_signal_stays_ignored():
+    """As in `nohup` or a shell's background."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        assert not run_and_exit(lambda flag_values: os.kill(os.getpid(), signal.SIGINT))
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_signals_wait_for_a_good_moment():
+    with command_line.deferred_signals() as stop_if_asked:
+        stop_if_asked()
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.01)  # nothing happens
+        with pytest.raises(command_line.Interrupted) as ended:
+            stop_if_asked()
+        assert ended.value.signal_number == signal.SIGTERM and not ended.value.is_urgent
+        with pytest.raises(command_line.Interrupted) as ended:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(10)
+        assert ended.value.signal_number == signal.SIGINT and ended.value.is_urgent
+
+
+def test_want_of_memory_is_one_line(capsys):
+    def main(flag_values):
+        raise MemoryError("Unable to allocate 9 TiB")
+
+    assert run_and_exit(main) == 2
+    assert capsys.readouterr().err.startswith("script.py: error: not enough memory (Unable to")
+
+
+@pytest.mark.parametrize("argument", ["--flagfile=/dev/zero", "-flagfile=x", "--undefok=a"])
+def test_flags_from_files_and_ignored_flags_are_refused(argument):
+    with pytest.raises(UserError, match="Unknown command line flag"):
+        parse(argument)
+    assert parse("--name=--flagfile=x")[0].name == "--flagfile=x"
+
+
+def test_messages_cannot_steer_a_terminal(capsys):
+    def main(flag_values):
+        raise UserError("file '\x1b[2J\udcff\u202e' is\nodd")
+
+    assert run_and_exit(main) == 2
+    expected = "script.py: error: file '\\x1b[2J\\udcff\\u202e' is odd\n"
+    assert capsys.readouterr().err == expected
 
 
 def test_other_errors_keep_their_traceback():

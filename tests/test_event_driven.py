@@ -5,13 +5,13 @@ import os
 import re
 import subprocess
 import sys
-import threading
 import tracemalloc
 from typing import NamedTuple
 
 import event_driven
 import numpy as np
 import pytest
+from conftest import assert_close, assert_equal_for_any_number_of_threads_and_callers
 from event_driven import AlifParameters
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -158,12 +158,6 @@ def make_case(
         reverse=(False, True, True)[:directions],
         grad_z_mean=rng.normal(size=(batch, frames, directions, n)),
     )
-
-
-def assert_close(actual, expected, tolerance):
-    """Largest deviation over the tensor's largest entry; an all-zero tensor must be met exactly."""
-    assert actual.shape == expected.shape
-    assert np.max(abs(actual - expected), initial=0) <= tolerance * np.max(abs(expected), initial=0)
 
 
 def assert_equals_plain(case, tolerance=1e-9):
@@ -523,26 +517,8 @@ def forward_and_backward(case):
 
 
 def test_equal_for_any_number_of_threads_and_callers(monkeypatch):
-    """Bit by bit: also when several Python threads call at once, each with work of its own."""
     cases = [make_case(seed, batch=11, n=40) for seed in range(3)]
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    expected = [forward_and_backward(case) for case in cases]
-    monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    found = {}
-
-    def call(k):
-        found[k] = [forward_and_backward(cases[k % 3]) for _ in range(4)]
-
-    callers = [threading.Thread(target=call, args=(k,)) for k in range(6)]
-    for caller in callers:
-        caller.start()
-    for caller in callers:
-        caller.join()
-    assert sorted(found) == list(range(6))
-    for k, results in found.items():
-        for result in results:
-            for array, reference in zip(result, expected[k % 3]):
-                np.testing.assert_array_equal(array, reference)
+    assert_equal_for_any_number_of_threads_and_callers(forward_and_backward, cases, monkeypatch)
 
 
 def test_number_of_threads(monkeypatch):

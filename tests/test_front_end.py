@@ -7,6 +7,7 @@ from scipy.signal import cont2discrete
 import front_end
 from command_line import UserError
 from legendre_memory import delay_decoder
+from memory import principal_directions
 
 N_STATIC, N_CHANNELS, ORDER, THETA_MS = 5, 2, 4, 200  # 20 frames
 
@@ -33,10 +34,8 @@ def append_past(kind, utterances, **options):
 
 
 def channels_of(utterances):
-    return [
-        u[:, :N_STATIC] @ front_end.principal_projection(utterances, N_STATIC, N_CHANNELS)
-        for u in utterances
-    ]
+    directions = principal_directions(utterances, N_STATIC, N_CHANNELS)
+    return [utterance @ directions for utterance in utterances]
 
 
 @pytest.mark.parametrize("kind", front_end.KINDS)
@@ -47,17 +46,6 @@ def test_columns_are_appended_with_unit_deviation(kind):
         assert after.dtype == np.float32 and after.shape == (300, 7 + N_CHANNELS * ORDER)
         np.testing.assert_array_equal(after[:, :7], before.astype(np.float32))
     np.testing.assert_allclose(np.concatenate(extended)[:, 7:].std(axis=0), 1, rtol=1e-5)
-
-
-def test_principal_components_are_uncorrelated_and_sorted():
-    utterances = smooth_utterances()
-    channels = np.concatenate(channels_of(utterances))
-    np.testing.assert_allclose(np.cov(channels, rowvar=False), np.eye(N_CHANNELS), atol=1e-9)
-    frames = np.concatenate(utterances)[:, :N_STATIC]
-    singular = np.linalg.svd(frames - frames.mean(axis=0), compute_uv=True)
-    for k in range(N_CHANNELS):
-        correlation = np.corrcoef(channels[:, k], frames @ singular[2][k])[0, 1]
-        assert abs(correlation) == pytest.approx(1)
 
 
 def test_delayed_frames_are_the_channels_of_so_many_frames_ago():

@@ -104,7 +104,7 @@ def make_alif_case(
     The padding is not 0, and the recurrent weights have a diagonal.
     """
     random_generator = np.random.default_rng(seed)
-    parameters = models.alif_parameters(
+    parameters = event_driven.alif_parameters(
         N_REGULAR,
         N_ADAPTIVE,
         TAU_V_MS,
@@ -349,12 +349,12 @@ def test_adaptation_and_its_spread_reach_the_adaptive_neurons():
 
 
 def test_alif_parameters():
-    parameters = models.alif_parameters(7, 5)
+    parameters = event_driven.alif_parameters(7, 5)
     np.testing.assert_allclose(parameters.thr, 0.2050416, rtol=1e-6)  # recorded from the authors'
     np.testing.assert_allclose(parameters.beta, [0] * 7 + [0.1840770] * 5, rtol=1e-6)
     np.testing.assert_allclose(parameters.alpha, np.full(12, np.exp(-1 / 20)))
     np.testing.assert_allclose(parameters.rho, np.full(12, np.exp(-1 / 200)))
-    spread = models.alif_parameters(1, 1, tau_v=[20, 10], tau_a=[200, 100], thr=0.02, beta=3, dt=2)
+    spread = event_driven.alif_parameters(1, 1, tau_v=[20, 10], tau_a=[200, 100], thr=0.02, beta=3, dt=2)
     np.testing.assert_allclose(spread.alpha, np.exp([-2 / 20, -2 / 10]))
     np.testing.assert_allclose(spread.rho, np.exp([-2 / 200, -2 / 100]))
     np.testing.assert_allclose(spread.thr, 0.02 / (1 - spread.alpha))
@@ -367,7 +367,7 @@ def test_alif_parameters():
         parameters.n_repeat,
     ) == (2, 0.3, 1, 5)
     with pytest.raises(ValueError):
-        models.alif_parameters(2, 2, tau_v=[20, 10, 20])
+        event_driven.alif_parameters(2, 2, tau_v=[20, 10, 20])
 
 
 def test_pseudo_derivative_of_a_spike():
@@ -381,7 +381,7 @@ def test_pseudo_derivative_of_a_spike():
 
 @pytest.mark.parametrize("n_ref, expected", [(0, 1), (1, 1), (2, 2), (3, 3), (5, 5)])
 def test_steps_between_spikes_of_a_driven_neuron(n_ref, expected):
-    parameters = models.alif_parameters(1, 0, n_ref=n_ref, rec=False)
+    parameters = event_driven.alif_parameters(1, 0, n_ref=n_ref, rec=False)
     layer = models.AlifLayer(np.full((2, 1, 1), 9.0), None, parameters, reads_frames=True)
     spikes = layer(tf.ones([1, 6, 1]), np.array([6]), False).numpy()[0, :, 0]
     np.testing.assert_array_equal(np.diff(np.flatnonzero(spikes)), expected)
@@ -468,7 +468,7 @@ class CellCase(NamedTuple):
 N_CELLS = 4
 
 
-def make_cell_case(plain=False, reference_quirks=False):
+def make_cell_case(plain=False, reference_quirks=False, engine="dense"):
     random_generator = np.random.default_rng(3)
     n_in, n_columns = 3, N_CELLS * (1 if plain else 4)
     layer = models.LstmLayer(
@@ -476,6 +476,7 @@ def make_cell_case(plain=False, reference_quirks=False):
         random_generator.standard_normal((2, n_columns)),
         reference_quirks,
         plain,
+        engine,
         dtype=tf.float64,
     )
     seq_len = np.array([7, 4], np.int32)
@@ -531,10 +532,14 @@ def orders_in_time(case):
         yield b, 1, np.arange(n_frames)[::-1]
 
 
-@pytest.mark.parametrize("plain", [False, True], ids=["LSTM", "plain"])
+@pytest.mark.parametrize(
+    "plain, engine",
+    [(False, "dense"), (False, "fused"), (True, "dense")],
+    ids=["LSTM", "fused LSTM", "plain"],
+)
 @pytest.mark.parametrize("reference_quirks", [False, True])
-def test_cells_equal_keras(plain, reference_quirks):
-    case = make_cell_case(plain, reference_quirks)
+def test_cells_equal_keras(plain, engine, reference_quirks):
+    case = make_cell_case(plain, reference_quirks, engine)
     m, gradients = run_cell_layer(case, False)
     cell_type = tf.keras.layers.SimpleRNN if plain else tf.keras.layers.LSTM
     expected = {name: np.zeros(g.shape) for name, g in gradients.items()}
@@ -556,9 +561,10 @@ def test_cells_equal_keras(plain, reference_quirks):
         assert_close(gradients[name], expected[name])
 
 
-def test_eprop_of_the_lstm_holds_the_outputs_of_other_cells():
+@pytest.mark.parametrize("engine", models.LSTM_ENGINES)
+def test_eprop_of_the_lstm_holds_the_outputs_of_other_cells(engine):
     """That is a Keras LSTM without recurrent weights which reads [x_t, m_{t-1}] as its input."""
-    case = make_cell_case()
+    case = make_cell_case(engine=engine)
     m, gradients = run_cell_layer(case, True)
     bptt_m, bptt_gradients = run_cell_layer(case, False)
     np.testing.assert_array_equal(m, bptt_m)
@@ -604,6 +610,12 @@ def test_lstm_record_holds_the_dynamics_in_cell_time():
         np.testing.assert_array_equal(record.m[d, b, true], m.numpy()[b, frames, columns])
         np.testing.assert_array_equal(record.inputs[d, b, true], case.inputs[b, frames])
         np.testing.assert_array_equal(signal[d, b, true], case.output_gradient[b, frames, columns])
+
+
+@pytest.mark.parametrize("plain, engine", [(True, "fused"), (False, "event")])
+def test_cells_refuse_an_engine_they_do_not_have(plain, engine):
+    with pytest.raises(ValueError, match=f"{engine}.*dense"):
+        make_cell_case(plain, engine=engine)
 
 
 def test_plain_cells_refuse_eprop():
@@ -726,7 +738,7 @@ def make_network(kind, rule="symmetric", dt=1.0, n_ref=3, **options):
     options = {"l2": 1e-3, "dtype": tf.float64, **options}
     if kind == "lstm":
         return models.Lstm(N_FEATURES, N_CLASSES, rule, 4, random_generator, **options)
-    parameters = models.alif_parameters(
+    parameters = event_driven.alif_parameters(
         N_REGULAR,
         N_ADAPTIVE,
         TAU_V_MS,
@@ -772,6 +784,7 @@ NETWORKS = {
     "lsnn of two layers": ("lsnn", {"n_layer": 2}),
     "lsnn of one direction": ("lsnn", {"n_layer": 2, "n_directions": 1}),
     "lstm": ("lstm", {}),
+    "fused lstm": ("lstm", {"engine": "fused"}),
 }
 of_networks = pytest.mark.parametrize("kind, options", NETWORKS.values(), ids=NETWORKS)
 
@@ -873,14 +886,85 @@ def test_engines_agree_on_a_network(reference_quirks):
     assert_close(without_spikes.activity, output.activity)
 
 
+@settings(max_examples=30, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    sizes=st.tuples(*[st.integers(1, 9)] * 4),
+    rule=st.sampled_from(eprop.RULES),
+    reference_quirks=st.booleans(),
+    is_float32=st.booleans(),
+)
+def test_engines_agree_on_any_lstm(seed, sizes, rule, reference_quirks, is_float32):
+    n_batch, n_frames, n_features, n_lstm = sizes
+    random_generator = np.random.default_rng(seed)
+    shape = (n_batch, n_frames)
+    batch = Batch(
+        random_generator.standard_normal((*shape, n_features)),
+        random_generator.integers(0, N_CLASSES, shape).astype(np.int32),
+        random_generator.integers(1, n_frames + 1, n_batch).astype(np.int32),
+    )
+    dtype = tf.float32 if is_float32 else tf.float64
+    batch = batch._replace(features=batch.features.astype(dtype.as_numpy_dtype))
+    dense, fused = (
+        models.Lstm(
+            n_features,
+            N_CLASSES,
+            rule,
+            n_lstm,
+            np.random.default_rng(seed),
+            init_scale=1.0,
+            reference_quirks=reference_quirks,
+            engine=engine,
+            dtype=dtype,
+        )
+        for engine in models.LSTM_ENGINES
+    )
+    expected_output, expected_losses, expected_gradients = run_network(dense, batch)
+    output, losses, gradients = run_network(fused, batch)
+    tolerance = 1e-4 if is_float32 else 1e-10
+    counts = np.arange(n_frames) < batch.seq_len[:, None]
+    counts |= reference_quirks
+    assert_close(
+        output.activity.numpy()[counts], expected_output.activity.numpy()[counts], tolerance
+    )
+    np.testing.assert_allclose(losses, expected_losses, rtol=tolerance)
+    assert gradients.keys() == expected_gradients.keys()
+    for name in ("layer0/kernel", "layer0/bias", "readout/w_out"):
+        assert_close(gradients[name], expected_gradients[name], tolerance)
+
+
+def test_one_trace_serves_batches_of_all_lengths():
+    network = make_network("lstm", engine="fused")
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec([None, None, N_FEATURES], tf.float64),
+            tf.TensorSpec([None], tf.int32),
+        ]
+    )
+    def gradients(features, seq_len):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(network(features, seq_len).logits ** 2)
+        return tape.gradient(loss, network.trainable_variables)
+
+    norms = []
+    for n_batch, n_frames in ((1, 3), (4, 17), (7, 1), (2, 40)):
+        seq_len = np.full(n_batch, n_frames, np.int32)
+        by_kernel = gradients(np.ones((n_batch, n_frames, N_FEATURES)), seq_len)[0]
+        norms.append(np.linalg.norm(by_kernel))
+    assert gradients.experimental_get_tracing_count() == 1
+    assert min(norms) > 1e-3 and len(set(norms)) == 4
+
+
 @pytest.mark.parametrize(
     "kind, options",
     [
         ("lsnn", {"n_layer": 2, "drop_out_probability": 0.4}),
         ("lsnn", {"n_layer": 2, "drop_out_probability": 0.4, "engine": "event"}),
         ("lstm", {}),
+        ("lstm", {"engine": "fused"}),
     ],
-    ids=["lsnn", "event-driven lsnn", "lstm"],
+    ids=["lsnn", "event-driven lsnn", "lstm", "fused lstm"],
 )
 def test_a_graph_of_unknown_sizes_computes_the_same(kind, options):
     network = make_network(kind, "adaptive", **options)
@@ -1104,7 +1188,7 @@ def test_mirror_decay_follows_each_update_of_adaptive_eprop(kind, rule):
 
 
 def test_initial_weights():
-    parameters = models.alif_parameters(40, 40)
+    parameters = event_driven.alif_parameters(40, 40)
     network = models.Lsnn(
         100, 5, "bptt", parameters, np.random.default_rng(0), n_layer=2, weight_scale=0.5
     )
@@ -1115,7 +1199,7 @@ def test_initial_weights():
         # 12000 numbers and more give their standard deviation within 1 %.
         np.testing.assert_allclose(np.std(off_diagonal), 0.5 / np.sqrt(n_in), rtol=0.03)
     assert network.n_regular == 40
-    parameters = models.alif_parameters(40, 40, rec=False)
+    parameters = event_driven.alif_parameters(40, 40, rec=False)
     without = models.Lsnn(9, 5, "bptt", parameters, np.random.default_rng(0))
     assert set(without.weights()) == {"layer0/w_in", "readout/w_out", "readout/b_out"}
 

@@ -65,7 +65,9 @@ def test_a_second_call_changes_nothing():
 def test_another_missing_module_is_not_taken_for_this_one(tmp_path):
     (tmp_path / "compat.py").write_text("import a_module_that_is_not_there\n")
     process = run_python(
-        f"import nengo.utils; nengo.utils.__path__.append({str(tmp_path)!r}); import nengolib_compat"
+        "import nengo.utils\n"
+        f"nengo.utils.__path__.append({str(tmp_path)!r})\n"
+        "import nengolib_compat"
     )
     assert "No module named 'a_module_that_is_not_there'" in process.stderr
 

@@ -411,3 +411,14 @@ def test_the_checksum_is_of_what_is_read(kind, tiny_processed):
         assert load() != first
     finally:
         timit_dataset._read_utterances = read
+
+
+@pytest.mark.parametrize("wrong", [{}, [], "x", 3, {"numpy": {"a": 1}}, "\x1b[2J" * 999])
+def test_a_record_from_elsewhere_only_warns(wrong, run_folder, capsys):
+    """Found by fuzzing: a dict in the place of the commit."""
+    now = training.surroundings()
+    capsys.readouterr()
+    training.warn_of_differences(run_folder, dict.fromkeys(now, wrong), now, now)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(now) and "\x1b" not in "".join(lines)
+    assert all(line.startswith("warning: not as when ") and len(line) < 1500 for line in lines)

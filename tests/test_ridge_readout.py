@@ -7,6 +7,7 @@ import command_line
 
 command_line.import_tensorflow()
 
+import event_driven  # noqa: E402
 import models  # noqa: E402
 import ridge_readout  # noqa: E402
 
@@ -16,7 +17,7 @@ def make_network(kind, dataset, reference_quirks=False):
     sizes = dataset.n_features, dataset.n_phns, "symmetric"
     if kind == "lstm":
         return models.Lstm(*sizes, 8, random_generator)
-    parameters = models.alif_parameters(12, 4, n_repeat=2, reference_quirks=reference_quirks)
+    parameters = event_driven.alif_parameters(12, 4, n_repeat=2, reference_quirks=reference_quirks)
     return models.Lsnn(*sizes, parameters, random_generator, weight_scale=0.3)
 
 

@@ -20,6 +20,9 @@ command_line.import_tensorflow()
 
 import solve_timit_with_framewise_lsnn as lsnn  # noqa: E402
 import solve_timit_with_framewise_lstm as lstm  # noqa: E402
+import event_driven  # noqa: E402
+import lmu_init  # noqa: E402
+import memory  # noqa: E402
 import models  # noqa: E402
 import training  # noqa: E402
 
@@ -134,12 +137,8 @@ def test_help_shows_every_flag_with_its_default(script, capsys):
 @BOTH
 def test_every_enum_flag_refuses_another_value(script):
     enums = [n for n, flag in own_flags(script).items() if isinstance(flag, flags.EnumFlag)]
-    assert sorted(enums) == (["engine"] if script is lsnn else []) + [
-        "eprop",
-        "front_end",
-        "preproc",
-        "readout_init",
-    ]
+    of_both = ["engine", "eprop", "front_end", "preproc", "readout_init"]
+    assert sorted(enums) == sorted(of_both + (["method"] if script is lsnn else []))
     for name in enums:
         for value in ("none", "", "mfcc", "Symmetric"):
             with pytest.raises(UserError) as error:
@@ -159,9 +158,11 @@ def test_every_flag_is_read_somewhere(script):
             for node in ast.walk(tree)
             if isinstance(node, ast.Attribute) and getattr(node.value, "id", "") == "flag_values"
         }
+    read |= set(lmu_init.LmuSettings._fields)  # read by name from this list
     assert own_flags(script).keys() - read == set()
 
 
+LMU = ["--init=lmu", "--n_regular=24", "--n_channels=2", "--order=3"]
 # What each flag of the mathematics needs beside itself to have an effect, and another value.
 CHANGES = {
     "eprop": (["--eprop=symmetric"], []),
@@ -185,6 +186,17 @@ CHANGES = {
     "loss_from_all_layers": (["--noloss_from_all_layers"], ["--n_layer=2"]),
     "rec": (["--norec"], []),
     "weight_scale": (["--weight_scale=0.5"], []),
+    "init": (["--init=lmu_shuffled"], LMU),
+    "theta_ms": (["--theta_ms=60"], LMU),
+    "order": (["--order=2"], LMU),
+    "n_channels": (["--n_channels=3"], LMU),
+    "channels": (["--channels=2,5"], LMU),
+    "lmu_fraction": (["--lmu_fraction=0.5"], LMU),
+    "gain_min": (["--gain_min=0.2"], LMU),
+    "gain_max": (["--gain_max=4"], LMU),
+    "drive_std": (["--drive_std=3"], LMU),
+    "refits": (["--refits=2"], LMU),
+    "method": (["--method=nengo"], LMU),
     "BAglobal": (["--BAglobal"], ["--eprop=random"]),
     "readout_bias": (["--noreadout_bias"], []),
     "psp_out": (["--nopsp_out"], []),
@@ -236,22 +248,52 @@ RUN_FLAGS = {
     "cuda_device": "test_cuda_device_sets_the_environment",
     "n_threads": "test_a_real_run_of_the_lstm",
     "cell_train": "test_a_real_run_of_the_lsnn_trains_the_readout_alone",
+    "measure_memory": "test_a_seeded_run_records_its_memory",
 }
 
 
-def test_both_engines_train_alike(short_dataset):
+@pytest.mark.parametrize(
+    "script, engines, recurrent",
+    [
+        (lsnn, models.ENGINES, "layer0/w_rec"),
+        (lstm, models.LSTM_ENGINES, "layer0/kernel"),
+    ],
+    ids=["lsnn", "lstm"],
+)
+def test_both_engines_train_alike(script, engines, recurrent, short_dataset):
+    rules = ((), ("--eprop=symmetric",))
     trained = {
-        (engine, rule): weights_after_two_steps(lsnn, short_dataset(), f"--engine={engine}", *rule)
-        for engine in models.ENGINES
-        for rule in ((), ("--eprop=symmetric",))
+        (engine, rule): weights_after_two_steps(
+            script, short_dataset(), f"--engine={engine}", *rule
+        )
+        for engine in engines
+        for rule in rules
     }
     for (_, rule), weights in trained.items():
         for name, w in weights.items():
             np.testing.assert_allclose(trained["dense", rule][name], w, rtol=0, atol=1e-5)
-    bptt, symmetric = (
-        trained["event", rule]["layer0/w_rec"] for rule in ((), ("--eprop=symmetric",))
-    )
+    bptt, symmetric = (trained[engines[1], rule][recurrent] for rule in rules)
     assert np.max(np.abs(bptt - symmetric)) > 5e-5
+
+
+@pytest.mark.parametrize(
+    "script, arguments, gpus, expected",
+    [
+        (lsnn, [], [], "event"),
+        (lsnn, [], ["GPU"], "dense"),
+        (lsnn, ["--engine=event"], ["GPU"], "event"),
+        (lstm, [], [], "fused"),
+        (lstm, [], ["GPU"], "dense"),
+        (lstm, ["--nolstm"], [], "dense"),
+        (lstm, ["--engine=dense"], [], "dense"),
+        (lstm, ["--engine=fused"], ["GPU"], "fused"),
+    ],
+)
+def test_the_engine_fits_the_machine(script, arguments, gpus, expected, monkeypatch):
+    monkeypatch.setattr(script.tf.config, "list_physical_devices", lambda kind: gpus)
+    flag_values = parse(script, *arguments)
+    script.check_flags(flag_values)
+    assert script.choose_engine(flag_values) == expected
 
 
 def test_every_flag_has_its_test():
@@ -370,11 +412,17 @@ def test_spread_time_constants_are_whole_or_half(short_dataset):
         (lstm, ["--nolstm", "--eprop=symmetric"], ["--nolstm", "--eprop=symmetric"]),
         (lstm, ["--nolstm", "--eprop=random"], ["--nolstm", "--eprop=random"]),
         (lstm, ["--nolstm", "--eprop=adaptive"], ["--nolstm", "--eprop=adaptive"]),
+        (lstm, ["--nolstm", "--engine=fused"], ["--nolstm", "--engine=fused"]),
         (lsnn, ["--BAglobal"], ["--BAglobal", "BPTT", "--eprop=random"]),
         (lsnn, ["--BAglobal", "--eprop=symmetric"], ["--BAglobal", "symmetric", "random"]),
         (lsnn, ["--BAglobal", "--eprop=adaptive"], ["--BAglobal", "adaptive", "random"]),
         (lsnn, ["--noreadout_bias", "--readout_init=ridge"], ["--noreadout_bias", "ridge"]),
         (lsnn, ["--dt=0.98"], ["dt_ms = 0.98", "--engine=dense"]),
+        (lsnn, ["--engine=dense", "--dt=0.98"], ["dt_ms = 0.98", "--nomeasure_memory"]),
+        (lsnn, ["--init=LMU"], ["--init=LMU", "random", "lmu_shuffled", ".npz"]),
+        (lsnn, ["--init=lmu", "--norec"], ["--norec", "--init=lmu"]),
+        (lsnn, ["--init=lmu", "--order=75"], ["--order=75", "300", "300 regular neurons"]),
+        (lsnn, ["--init=lmu", "--theta_ms=9"], ["--theta_ms=9", "10 ms"]),
         (lsnn, ["--n_regular=0", "--n_adaptive=0"], ["--n_regular=0", "--n_adaptive=0"]),
     ],
 )
@@ -393,6 +441,7 @@ def test_flags_that_exclude_each_other(script, arguments, words):
         pytest.param(lstm, "--momentum=1", id="Adam divides by 0"),
         pytest.param(lstm, "--seed=4294967296", id="TensorFlow takes 32 bits"),
         pytest.param(lstm, "--lr_init=nan", id="no number"),
+        pytest.param(lsnn, "--truncT=99999999999", id="NumPy counts in 32 bits"),
         pytest.param(lsnn, "--tau_out=inf", id="endless filter"),
     ],
 )
@@ -559,6 +608,76 @@ def test_a_reservoir_with_a_ridge_readout(serve):
     metrics = read_json(only_run_folder(process.results, lsnn), "metrics.json")
     assert metrics["iterations"] == 0
     assert metrics["initial_develop_frame_error"] < metrics["majority_develop_frame_error"]
+
+
+@pytest.fixture(scope="module")
+def seed_file(tiny_processed, tmp_path_factory):
+    """Weights for a network of 40 regular and 10 adaptive neurons."""
+    path = str(tmp_path_factory.mktemp("seed") / "seed.npz")
+    dataset = training.load_dataset(parse(lsnn, f"--dataset={tiny_processed}"))
+    flag_values = parse(lsnn, "--order=3", "--n_channels=2")
+    layer = lmu_init.seed_layer(
+        dataset.train.features,
+        event_driven.alif_parameters(40, 10),
+        40,
+        lmu_init.lmu_settings(flag_values, dataset.n_static),
+        np.random.default_rng(1),
+    )
+    lmu_init.save_seed(path, layer, {"seed": 1})
+    return path
+
+
+def test_a_seeded_run_records_its_memory(serve, seed_file, tiny_processed):
+    """From a file and from the flags: the first weights, the same twice, and what they remember."""
+    size = ["--n_regular=40", "--n_adaptive=10", "--order=3", "--n_channels=2", "--seed=5"]
+    arguments = [*size, "--eprop=symmetric", "--n_epochs=1", "--batch=3"]
+    found = {}
+    for name, init, more in (
+        ("file", seed_file, []),
+        ("lmu", "lmu", []),
+        ("again", "lmu", []),
+        ("shuffled", "lmu_shuffled", ["--nomeasure_memory"]),
+        ("random", "random", []),
+    ):
+        process = serve(lsnn, f"--init={init}", *arguments, *more, results=f"init_{name}")
+        assert (process.returncode, process.stderr) == (0, ""), name
+        found[name] = only_run_folder(process.results, lsnn)
+    assert not os.path.exists(os.path.join(found["shuffled"], "memory.json"))
+    weights = {name: read_weights(folder, "last.npz") for name, folder in found.items()}
+    memories = {n: read_json(f, "memory.json") for n, f in found.items() if n != "shuffled"}
+    for name, w in weights["lmu"].items():
+        np.testing.assert_array_equal(weights["again"][name], w)
+    assert memories["lmu"] == memories["again"]
+    for other in ("file", "shuffled", "random"):
+        difference = weights[other]["layer0/w_rec"] - weights["lmu"]["layer0/w_rec"]
+        assert np.abs(difference).max() > 1e-3, other
+    for name, record in memories.items():
+        for when in ("before", "after"):
+            assert len(record[when]["r2_channels"]) == 21
+            assert 1 < record[when]["rate_hz_mean"] < 300
+        assert record["before"] != record["after"]
+        with open(os.path.join(found[name], "memory.png"), "rb") as file:
+            assert file.read(8) == b"\x89PNG\r\n\x1a\n"
+    # The weights in the file are those that were measured first.
+    dataset = training.load_dataset(parse(lsnn, f"--dataset={tiny_processed}"))
+    layer, _ = lmu_init.load_seed(seed_file, dataset.n_features, 50)
+    activity = memory.simulate(
+        [*dataset.train.features, *dataset.develop.features],
+        layer.w_in,
+        layer.w_rec,
+        event_driven.alif_parameters(40, 10),
+    )
+    assert memories["file"]["before"]["psi_positive_share"] > 0.05
+    assert memories["file"]["before"]["rate_hz_mean"] == pytest.approx(
+        activity.rates_hz.mean(), rel=0.2
+    )
+
+
+def test_a_seed_of_another_network_is_refused(serve, seed_file):
+    process = serve(lsnn, f"--init={seed_file}")
+    assert_user_error(process, "--init", seed_file, "(2, 39, 50)", "(2, 39, 7)")
+    process = serve(lsnn, "--init=nowhere.npz")
+    assert_user_error(process, "--init", "nowhere.npz", "lmu_init.py")
 
 
 def test_a_wrong_value_ends_with_one_line_and_status_2(run_script, tmp_path):

@@ -3,17 +3,26 @@ import collections
 import contextlib
 import copyreg
 import functools
+import gc
 import json
 import os
 import pickle
 import random
 import struct
+import threading
 
 import numpy as np
 import pytest
 
 from command_line import UserError
-from timit_dataset import TimitDataset, frame_weights, load_plain_pickle, with_deltas
+from timit_dataset import (
+    Split,
+    TimitDataset,
+    frame_weights,
+    load_plain_pickle,
+    one_ahead,
+    with_deltas,
+)
 from timit_facts import FOLD_61_TO_39, PHONES_39, PHONES_61
 
 N_UTTERANCES = {"train": 7, "develop": 3, "test": 5}
@@ -301,6 +310,17 @@ def test_batches_hold_all_utterances_in_order_and_pad_with_zeros(folder):
     assert utterance == len(split)
 
 
+def test_sorted_batches_hold_the_same_utterances(folder):
+    split = TimitDataset(folder).train
+    in_order, by_length = (
+        [n for batch in split.batches(2, **options) for n in batch.seq_len.tolist()]
+        for options in ({}, {"by_length": True})
+    )
+    assert in_order != sorted(in_order)
+    assert by_length == sorted(in_order)
+    assert split.by_length([3, 0, 6]) == sorted([3, 0, 6], key=lambda i: len(split.phns[i]))
+
+
 def test_averages_over_unequal_batches_equal_those_over_one(folder):
     split = TimitDataset(folder).test
 
@@ -353,6 +373,112 @@ def test_an_epoch_is_shuffled_when_asked_for(folder):
     rng.random(10)
     taken_late = [tuple(batch.features[:, 0, 0].tolist()) for batch in batches]
     assert taken_late == epoch(dataset, 2, np.random.default_rng(5))
+
+
+class Lengths:
+    """A data set of which nothing but the lengths is asked; its batches are lists of indices."""
+
+    n_training_batches = TimitDataset.n_training_batches
+    training_batches = TimitDataset.training_batches
+
+    def __init__(self, n_utterances):
+        n_frames = np.random.default_rng(0).integers(100, 600, n_utterances)
+        phns = [np.zeros(n, np.int32) for n in n_frames]
+        self.train = Split([n[:, None] for n in phns], phns, [{"dr": "", "speaker": ""}] * len(phns))
+        self.train.batch = list
+
+    def padded_share(self, epoch):
+        lengths = [[len(self.train.phns[i]) for i in batch] for batch in epoch]
+        padded = sum(max(batch) * len(batch) for batch in lengths)
+        return 1 - sum(map(sum, lengths)) / padded
+
+    def epoch(self, seed, **options):
+        return list(self.training_batches(8, np.random.default_rng(seed), **options))
+
+
+@pytest.mark.parametrize("n_utterances", [3, 80, 203])
+def test_batches_by_length_are_as_many_and_as_large(n_utterances):
+    dataset = Lengths(n_utterances)
+    batches, mixed = dataset.epoch(1, by_length=True), dataset.epoch(1)
+    assert sorted(sum(batches, [])) == list(range(n_utterances))
+    assert sorted(map(len, batches)) == sorted(map(len, mixed))
+
+
+def test_batches_by_length_hold_little_padding():
+    dataset = Lengths(400)
+    mixed, by_length = (
+        np.mean([dataset.padded_share(dataset.epoch(seed, **options)) for seed in range(5)])
+        for options in ({}, {"by_length": True})
+    )
+    # Of 8 uniform lengths from 100 to 600 the longest is 544 on average, the mean 350. Sorted 40
+    # at a time, those of a batch span an eighth of that range at most.
+    assert mixed == pytest.approx(1 - 350 / 544, abs=0.03)
+    assert by_length < 0.15
+
+
+def test_batches_by_length_are_random():
+    """Batches come in no order of length, and utterances meet others in every epoch."""
+    dataset = Lengths(400)
+    first, again, other = (dataset.epoch(seed, by_length=True) for seed in (1, 1, 2))
+    assert first == again
+    longest = [max(len(dataset.train.phns[i]) for i in batch) for batch in first]
+    assert abs(np.corrcoef(longest, np.arange(len(longest)))[0, 1]) < 0.4  # 3 / sqrt(50)
+    pairs = [
+        {(a, b) for batch in epoch for a in batch for b in batch if a < b}
+        for epoch in (first, other)
+    ]
+    assert len(pairs[0] & pairs[1]) < 0.3 * len(pairs[0])
+
+
+# One batch ahead
+
+
+def test_one_ahead_passes_all_items_on():
+    assert list(one_ahead([])) == []
+    assert list(one_ahead(range(5))) == list(range(5))
+    assert list(one_ahead([None, False])) == [None, False]
+
+
+def counted(limit, made):
+    """Items 0 to limit - 1, each noted when it is made; the semaphore tells of each."""
+    for item in range(limit):
+        made.release()
+        yield item
+
+
+def test_one_ahead_is_one_item_ahead():
+    made = threading.Semaphore(0)
+    items = one_ahead(counted(9, made))
+    for item in range(3):
+        assert next(items) == item
+        assert made.acquire(timeout=10)
+    assert made.acquire(timeout=10)  # item 3 while 2 is in use
+    assert not made.acquire(timeout=0.05)  # but not item 4
+    items.close()
+
+
+def test_what_goes_wrong_ahead_is_raised_in_its_place():
+    def broken():
+        yield 1
+        raise ZeroDivisionError("while the step ran")
+
+    items = one_ahead(broken())
+    assert next(items) == 1
+    with pytest.raises(ZeroDivisionError, match="while the step ran"):
+        next(items)
+    assert list(items) == []
+
+
+def test_leaving_early_leaves_no_thread_behind():
+    def names():
+        return [thread.name for thread in threading.enumerate() if "one_ahead" in thread.name]
+
+    with pytest.raises(KeyboardInterrupt):
+        for _ in one_ahead(range(10**9)):
+            assert names()
+            raise KeyboardInterrupt
+    gc.collect()  # the generator goes with the frame that was left
+    assert names() == []
 
 
 # Folders that cannot be used

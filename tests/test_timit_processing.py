@@ -507,6 +507,20 @@ def test_accepted_phone_files(tmp_path, text):
     assert (start, phone) == (800, "iy") and end in (3200, 3360)
 
 
+def test_names_in_label_files_cannot_leave_the_output_folder(corpus, run_here):
+    """Words become entries of a list, phones are known ones, nothing becomes a path."""
+    for name in ("../../escaped", "/tmp/escaped", "..", "C:\\escaped"):
+        (corpus / TRAIN / "sx0.wrd").write_text(f"800 3000 {name}\n")
+        out = process(run_here, corpus)
+        with open(out / "train" / "word_list.json", encoding="utf-8") as file:
+            assert name in json.load(file)
+        assert sorted(os.listdir(corpus.parent)) == ["out", "timit"]
+        assert sorted(os.listdir(out)) == ["develop", "processing.json", "test", "train"]
+    (corpus / TRAIN / "sx0.phn").write_text("0 3000 ../escaped\n")
+    done = run_here(f"--data_path={corpus}", "--output_path=out")
+    assert done.returncode == 2 and "'../escaped' is none of TIMIT's" in done.stderr
+
+
 def test_a_line_without_end_is_told_in_short(tmp_path):
     """Found by fuzzing: the message held the whole of it. Reading it takes no quadratic time."""
     path = tmp_path / "x.phn"

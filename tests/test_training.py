@@ -1,11 +1,13 @@
 """Learning rates, batches, steps, evaluation, selection and weights on disk, on tiny networks."""
 
+import io
 import json
 import os
 import pickle
 import random
 import re
 import subprocess
+import zipfile
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,6 +23,7 @@ import tensorflow as tf  # noqa: E402
 
 import figures  # noqa: E402
 import front_end  # noqa: E402
+import models  # noqa: E402
 import solve_timit_with_framewise_lsnn as lsnn  # noqa: E402
 import solve_timit_with_framewise_lstm as lstm  # noqa: E402
 import training  # noqa: E402
@@ -225,6 +228,16 @@ def test_the_seed_decides_on_the_order(short_dataset):
     assert not np.array_equal(first, other)
 
 
+def test_the_authors_batches_mix_lengths(short_dataset):
+    """Six utterances of 6, 10 and 14 frames: sorted, each batch of two is of one length."""
+    dataset = short_dataset()
+    for quirks in (False, True):
+        arguments = ["--n_epochs=9", "--batch=2", f"--reference_quirks={quirks}"]
+        batches = training.training_batches(dataset, parse(lstm, *arguments), seed=1)
+        are_mixed = [len(set(batch.seq_len.tolist())) > 1 for _, batch in batches]
+        assert len(are_mixed) == 27 and any(are_mixed) == quirks
+
+
 def test_truncT_cuts_windows(short_dataset):
     for length, flag in ((14, "--truncT=-1"), (5, "--truncT=5")):
         batches = training.training_batches(short_dataset(), parse(lsnn, flag), seed=1)
@@ -368,7 +381,7 @@ def test_input_noise_has_its_size_and_spares_the_padding(short_dataset, monkeypa
         "compute_gradients",
         lambda network, variables, features, *others, **options: (
             shown.append(np.array(features)),
-            SimpleNamespace(total=tf.zeros([])),
+            models.Losses(*[tf.zeros([])] * 3),
             [tf.zeros_like(v) for v in variables],
         ),
     )
@@ -573,9 +586,9 @@ def test_no_epoch_is_an_evaluation_of_the_first_weights(train, short_dataset, ea
     dataset, read = short_dataset(), []
     for name in ("develop", "test"):
 
-        def batches(size, name=name, split=getattr(dataset, name)):
+        def batches(size, by_length=False, name=name, split=getattr(dataset, name)):
             read.append((name, size))
-            return type(split).batches(split, size)
+            return type(split).batches(split, size, by_length)
 
         monkeypatch.setattr(getattr(dataset, name), "batches", batches)
     run = train(lstm, dataset, "--n_epochs=0", "--test_batch=2")
@@ -756,6 +769,46 @@ def test_files_that_hold_no_weights_of_this_network_are_refused(short_dataset, t
             assert word in message
         assert equal(values(network.weights()), good)
     assert not trap.exists()
+
+
+def archive_of(path, name, content, compression=zipfile.ZIP_DEFLATED):
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        archive.writestr(name, content)
+
+
+def header(descr, shape):
+    """Beginning of a `.npy` file."""
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        file, {"descr": descr, "fortran_order": False, "shape": shape}
+    )
+    return file.getvalue()
+
+
+def test_archives_that_lie_about_their_size(short_dataset, tmp_path):
+    """A small file that unpacks to a gigabyte; arrays larger than the file; values no float32 has."""
+    _, network = build(lstm, short_dataset())
+    good = values(network.weights())
+    path = str(tmp_path / "x.npz")
+    for name, content, words in (
+        ("readout/b_out.npy", bytes(2**30), "unpacks to 1.1e"),
+        ("readout/b_out.npy", header("<f4", (10**12,)) + bytes(8), "announces"),
+        ("readout/b_out.npy", header("<f4", (-1, -39)) + bytes(156), "holds no weights|another"),
+        ("readout/b_out.npy", header("|O", (1,)) + pickle.dumps([1]), "Python objects"),
+        ("readout/b_out.npy", b"\x93NUMPY\x01\x00", "no readable archive"),
+    ):
+        archive_of(path, name, content)
+        with pytest.raises(UserError, match=words):
+            training.load_weights(path, network)
+    for bad in (np.nan, 1e300):
+        np.savez(path, **{**good, "readout/b_out": np.full(39, bad)})
+        with pytest.raises(UserError, match="readout/b_out in .* holds NaN or infinite"):
+            training.load_weights(path, network)
+    os.unlink(path)
+    os.mkfifo(path)
+    with pytest.raises(UserError, match="is no file"):
+        training.load_weights(path, network)
+    assert equal(values(network.weights()), good)
 
 
 @pytest.mark.parametrize(

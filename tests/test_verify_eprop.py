@@ -7,7 +7,6 @@ import pytest
 from conftest import REPOSITORY, assert_user_error
 
 import eprop
-import models
 import verify_eprop
 
 DATA = os.path.join(REPOSITORY, "tests", "data")
@@ -21,7 +20,7 @@ def test_proofs_hold(capsys):
         assert f"lsnn {rule}" in printed and f"lstm {rule}" in printed
 
 
-@pytest.mark.parametrize("engine", models.ENGINES)
+@pytest.mark.parametrize("engine", verify_eprop.ENGINES)
 def test_recorded_vectors_are_met(engine, run_script):
     process = run_script("verify_eprop.py", f"--engine={engine}", f"--vectors={DATA}")
     assert process.returncode == 0, process.stdout + process.stderr
@@ -30,12 +29,23 @@ def test_recorded_vectors_are_met(engine, run_script):
     assert "Traceback" not in process.stderr
 
 
-@pytest.mark.parametrize("engine", models.ENGINES)
+@pytest.mark.parametrize("engine", verify_eprop.ENGINES)
 def test_all_recorded_vectors_are_met(engine, golden, capsys):
     assert verify_eprop.verify_vectors([golden], engine)
     printed = capsys.readouterr().out
     assert printed.count("identical") == 22
     assert "preprocessing.npz" in printed and "skipped" in printed
+
+
+@pytest.mark.parametrize(
+    "engine, lsnn, lstm",
+    [("dense", "dense", "dense"), ("event", "event", "dense"), ("fused", "dense", "fused")],
+)
+def test_an_engine_is_that_of_the_networks_which_have_it(engine, lsnn, lstm):
+    for name, expected in (("lsnn_rep1_bptt.npz", lsnn), ("lstm_bptt.npz", lstm)):
+        vectors = verify_eprop.load_vectors(os.path.join(DATA, name))
+        (layer,) = verify_eprop.network_of_vectors(vectors, engine).layers
+        assert layer.engine == expected
 
 
 @pytest.mark.parametrize(
