@@ -1,12 +1,8 @@
 """Many runs by a plan and a search, with the real scripts at tiny sizes; kills and failures."""
 
-import contextlib
-import glob
-import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -17,8 +13,18 @@ import optuna
 import pandas
 import pytest
 import pytry
-from conftest import REPOSITORY, run_in
-from faults import TIMEOUT_S, assert_same_run, read_json
+from conftest import run_in
+from faults import (
+    LSNN,
+    TIMEOUT_S,
+    assert_same_run,
+    children_of,
+    kill,
+    read_json,
+    run_folders,
+    start,
+    write_plan,
+)
 
 import command_line
 import comparison
@@ -27,34 +33,9 @@ from command_line import UserError
 from experiment_plan import read_plan
 
 SCRIPT = "explore_parameters.py"
-LSNN = "solve_timit_with_framewise_lsnn"
-FLAGS = {"n_regular": 5, "n_adaptive": 3, "batch": 2, "n_epochs": 40, "print_every": 10}
-N_ITERATIONS = 120  # of 6 utterances
+N_ITERATIONS = 120
 NO_NEURONS = {"name": "no neurons", "flags": {"n_regular": 0, "n_adaptive": 0}}
-
-
-def write_plan(folder, dataset, file="plan.json", flags=None, **entries):
-    """A plan file of two runs of a tiny LSNN, or with other entries; its path."""
-    plan = {
-        "name": "tiny",
-        "script": f"{LSNN}.py",
-        "flags": {**FLAGS, "dataset": dataset, **(flags or {})},
-        "seeds": [1],
-        **entries,
-    }
-    path = os.path.join(folder, file)
-    with open(path, "w", encoding="utf-8") as opened:
-        json.dump(plan, opened)
-    return path
-
-
 TWO_RULES = {"grid": {"eprop": ["symmetric", "random"]}}
-
-
-def run_folders(folder):
-    """Run folders in an experiment's folder by their digest."""
-    paths = glob.glob(os.path.join(folder, LSNN, "*"))
-    return {path.rsplit("_", 1)[1]: path for path in paths}
 
 
 @pytest.fixture(scope="module")
@@ -149,31 +130,6 @@ def test_an_edited_plan_takes_the_finished_runs_as_they_are(
     assert "2 of 2 runs finished" in (folder / "report.md").read_text()
 
 
-def children_of(process):
-    """Process ids of what a process has started and what still runs."""
-    listed = subprocess.run(
-        ["ps", "-A", "-o", "pid=", "-o", "ppid="], capture_output=True, text=True, check=True
-    ).stdout
-    pairs = [tuple(map(int, line.split())) for line in listed.splitlines()]
-    return [pid for pid, parent in pairs if parent == process.pid]
-
-
-def kill(process, children):
-    """SIGKILL a process and those it has started."""
-    process.kill()
-    for pid in children:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    process.communicate()
-
-
-def start(where, *arguments):
-    command = [sys.executable, os.path.join(REPOSITORY, SCRIPT), *arguments, "--gpus=none"]
-    return subprocess.Popen(
-        command, cwd=where, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-
-
 def wait_until(condition, process):
     """Wait until a condition holds, while a process runs."""
     end_s = time.monotonic() + TIMEOUT_S
@@ -186,10 +142,11 @@ def wait_until(condition, process):
 def test_a_killed_plan_goes_on_and_ends_as_if_it_had_not_been_killed(
     tiny_processed, copied, finished, tmp_path, explore, capsys
 ):
+    """One kill in one run; `make soak PART=kill_plan` has two, among twelve."""
     plan = write_plan(tmp_path, tiny_processed, **TWO_RULES)
     folder = copied(plan, ["symmetric"])
     (finished_digest,) = run_folders(folder)
-    process = start(tmp_path, "run", "plan.json", "runs", "--n_jobs=1")
+    process = start(tmp_path, [SCRIPT, "run", "plan.json", "runs", "--n_jobs=1", "--gpus=none"])
 
     wait_until(lambda: len(run_folders(folder)) == 2, process)
     (child,) = children_of(process)
@@ -206,33 +163,6 @@ def test_a_killed_plan_goes_on_and_ends_as_if_it_had_not_been_killed(
     for digest, path in run_folders(folder).items():
         assert_same_run(uninterrupted[digest], path)
     assert len(pytry.read(folder)) == 2
-
-
-@pytest.mark.soak
-def test_twelve_runs_killed_twice_at_random_moments(tiny_processed, tmp_path):
-    """As the test above, larger: about ten minutes on two cores."""
-    random_generator = np.random.default_rng(int(os.environ.get("SOAK_SEED", "1")))
-    entries = {"grid": {"eprop": ["symmetric", "random"], "reg": [50, 0]}, "seeds": [1, 2, 3]}
-    flags = {"n_epochs": 60, "checkpoint_every_s": 0.1}
-    plan = write_plan(tmp_path, tiny_processed, flags=flags, **entries)
-    n_runs = len(read_plan(plan).runs())
-    process = start(tmp_path, "run", "plan.json", "whole")
-    out, err = process.communicate(timeout=20 * TIMEOUT_S)
-    assert process.returncode == 0, out + err
-    for _ in range(2):
-        process = start(tmp_path, "run", "plan.json", "killed")
-        time.sleep(random_generator.uniform(10, 40))
-        kill(process, children_of(process))
-    process = start(tmp_path, "run", "plan.json", "killed")
-    out, err = process.communicate(timeout=20 * TIMEOUT_S)
-    assert process.returncode == 0, out + err
-    assert f"{n_runs} of {n_runs} runs finished" in out
-    whole, killed = run_folders(tmp_path / "whole"), run_folders(tmp_path / "killed")
-    assert n_runs == len(whole) == 12
-    assert len(os.listdir(tmp_path / "killed" / LSNN)) == 12
-    for digest, path in whole.items():
-        assert_same_run(path, killed[digest])
-    assert len(pytry.read(tmp_path / "killed")) == 12
 
 
 def test_a_folder_belongs_to_one_plan(tiny_processed, copied, tmp_path, explore):
@@ -353,7 +283,8 @@ def test_two_workers_share_one_study(tiny_processed, copied, tmp_path):
     )
     trial, lock = explore_parameters._next_trial(study, 24, str(folder), threading.Event())
     lock.close()  # its worker is dead, the trial is running for ever
-    workers = [start(tmp_path, "search", "plan.json", "runs", "--n_jobs=2") for _ in range(2)]
+    command = [SCRIPT, "search", "plan.json", "runs", "--n_jobs=2", "--gpus=none"]
+    workers = [start(tmp_path, command) for _ in range(2)]
     said = [worker.communicate(timeout=TIMEOUT_S) for worker in workers]
     assert [worker.returncode for worker in workers] == [0, 0], said
     trials = open_study(folder).get_trials()
