@@ -8,7 +8,8 @@ Line colours are those of Okabe and Ito (https://jfly.uni-koeln.de/color/); colo
 lightness from end to end or, diverging, from the middle: both serve colour-blind readers.
 """
 
-from itertools import pairwise
+from itertools import cycle, pairwise
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.colors import PowerNorm
@@ -21,6 +22,8 @@ from durable_files import write_whole
 from timit_facts import FOLD_61_TO_39, FRAME_HOP_SAMPLES, SAMPLE_RATE_HZ
 
 BLUE, ORANGE, VERMILION = "#0072B2", "#E69F00", "#D55E00"
+GREEN, PURPLE, SKY_BLUE = "#009E73", "#CC79A7", "#56B4E9"
+LINE_COLOURS = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY_BLUE, "black")
 SILENCE_FILL, PHONE_FILL, WRONG_FILL = "#E5E5E5", "#CFE6F5", "#F6C68B"
 
 DPI = 200
@@ -68,6 +71,33 @@ def plot_learning_curve(path, evaluations, majority_error=None, title=""):
         ValueError: no evaluations.
     """
     _save(_learning_curve_figure(evaluations, majority_error, title), path)
+
+
+class Band(NamedTuple):
+    """A learning curve over several runs; NaN in `low` and `high` draws no band."""
+
+    iterations: list
+    mean: list  # development frame error (fraction) at these iterations
+    low: list
+    high: list
+
+
+def plot_learning_curve_bands(path, panels, majority_error=None, title=""):
+    """Write development errors over training iterations, a line with its band a condition.
+
+    The panels share their axes. The errors of the first fifth of the training may lie above them:
+    what is to be compared is near the lower end.
+
+    Args:
+        path: the PNG file to write.
+        panels: dict panel title -> dict line label -> Band; a label has one colour in all panels.
+        majority_error: frame error (fraction) of always answering the commonest phone.
+        title: one line.
+
+    Raises:
+        ValueError: nothing to draw.
+    """
+    _save(_learning_curve_bands_figure(panels, majority_error, title), path)
 
 
 def plot_lsnn_utterance(
@@ -337,6 +367,61 @@ def _learning_curve_figure(evaluations, majority_error, title):
         axes.legend(fontsize=TICK_PT, frameon=False)
     panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     _label(panels[-1], x="iteration")
+    return figure
+
+
+def _learning_curve_bands_figure(panels, majority_error, title):
+    labels = list(dict.fromkeys(label for lines in panels.values() for label in lines))
+    if not labels:
+        raise ValueError("no learning curves to draw")
+    n_columns = min(2, len(panels))
+    n_rows = -(-len(panels) // n_columns)
+    legend_in = 0.25 * -(-len(labels) // 2)
+    size_in = (5.2 * n_columns + (2 if n_columns == 1 else 0), 3.4 * n_rows + 0.8 + legend_in)
+    figure = Figure(figsize=size_in, layout="constrained")
+    _title(figure, title)
+    grid = figure.subplots(n_rows, n_columns, sharex=True, sharey=True, squeeze=False)
+    styles = ["-"] * len(LINE_COLOURS) + ["--"] * len(LINE_COLOURS)
+    style_of = dict(zip(labels, cycle(zip(cycle(LINE_COLOURS), styles))))
+    shown, handles = [], {}
+    for axes, (panel, lines) in zip(grid.flat, panels.items()):
+        for label, band in lines.items():
+            iterations, mean, low, high = (np.asarray(part, np.float64) for part in band)
+            colour, style = style_of[label]
+            (handles[label],) = axes.plot(
+                iterations, mean, style, color=colour, linewidth=1.4, label=label
+            )
+            axes.fill_between(iterations, low, high, color=colour, alpha=0.15, linewidth=0)
+            late = iterations >= iterations.max() / 5
+            shown += [np.where(np.isfinite(low), low, mean)[late]]
+            shown += [np.where(np.isfinite(high), high, mean)[late]]
+        axes.set_title(panel.replace("$", r"\$"), fontsize=LABEL_PT)
+        axes.grid(color="0.9", linewidth=0.6)
+        axes.set_axisbelow(True)
+        _label(axes)
+    shown = np.concatenate(shown)
+    margin = 0.05 * max(np.ptp(shown), 0.01)
+    lowest, highest = max(0, shown.min() - margin), min(1, shown.max() + margin)
+    grid[0, 0].set_ylim(lowest, highest)
+    if majority_error is not None and lowest < majority_error < highest:
+        for axes in grid.flat[: len(panels)]:
+            line = axes.axhline(majority_error, color="0.4", linestyle=":", linewidth=1)
+        handles["commonest phone only"] = line
+    grid[0, 0].xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    for axes in grid[:, 0]:
+        _label(axes, y="development frame error\n(fraction)")
+    for axes in grid[-1]:
+        _label(axes, x="iteration")
+    for axes in grid.flat[len(panels) :]:
+        axes.set_axis_off()
+    figure.legend(
+        handles.values(),
+        [label.replace("$", r"\$") for label in handles],
+        loc="outside lower center",
+        ncols=2 if n_columns == 1 else 3,
+        fontsize=TICK_PT,
+        frameon=False,
+    )
     return figure
 
 

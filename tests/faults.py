@@ -1,5 +1,6 @@
 """Fault injection: processes killed at random moments, and what must be equal afterwards."""
 
+import contextlib
 import glob
 import itertools
 import json
@@ -289,3 +290,81 @@ def killed_at_every_call(action, check):
             return n_kills
         assert status == -signal.SIGKILL
         check()
+
+
+# --------------------------------------------------------------------------- plans of runs
+
+LSNN = "solve_timit_with_framewise_lsnn"
+
+
+def write_plan(folder, dataset, flags=None, **entries):
+    """A plan file of one run of a tiny LSNN, 120 iterations of 6 utterances; its path."""
+    tiny = {"n_regular": 5, "n_adaptive": 3, "batch": 2, "n_epochs": 40, "print_every": 10}
+    plan = {
+        "name": "tiny",
+        "script": f"{LSNN}.py",
+        "flags": {**tiny, "dataset": dataset, "measure_memory": False, **(flags or {})},
+        "seeds": [1],
+        **entries,
+    }
+    path = os.path.join(folder, "plan.json")
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(plan, file)
+    return path
+
+
+def run_folders(folder):
+    """Run folders of LSNNs in an experiment's folder, by their runs' digests."""
+    paths = glob.glob(os.path.join(folder, LSNN, "*"))
+    return {path.rsplit("_", 1)[1]: path for path in paths}
+
+
+def children_of(process):
+    """Process ids of what a process has started and what still runs."""
+    listed = subprocess.run(
+        ["ps", "-A", "-o", "pid=", "-o", "ppid="], capture_output=True, text=True, check=True
+    ).stdout
+    pairs = [tuple(map(int, line.split())) for line in listed.splitlines()]
+    return [pid for pid, parent in pairs if parent == process.pid]
+
+
+def kill(process, children):
+    """SIGKILL a process and those it has started."""
+    process.kill()
+    for pid in children:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    process.communicate()
+
+
+def killed_plan(where, dataset, moments):
+    """A plan of twelve runs, killed at some moments and started again, against one that was not.
+
+    Args:
+        where: working folder.
+        dataset: path of a data set.
+        moments: seconds after the start, for each kill.
+
+    Returns:
+        Number of runs whose metrics and weights are equal, all of them.
+    """
+    entries = {"grid": {"eprop": ["symmetric", "random"], "reg": [50, 0]}, "seeds": [1, 2, 3]}
+    write_plan(where, dataset, {"n_epochs": 60, "checkpoint_every_s": 0.1}, **entries)
+    command = ["explore_parameters.py", "run", "plan.json", "--gpus=none"]
+    for folder, kills in (("whole", []), ("killed", moments)):
+        for moment in [*kills, None]:
+            process = start(where, [*command, folder])
+            if moment is not None:
+                time.sleep(moment)
+                assert process.poll() is None, process.communicate()
+                kill(process, children_of(process))
+                continue
+            out, _ = process.communicate(timeout=20 * TIMEOUT_S)
+            assert process.returncode == 0, out
+            assert "12 of 12 runs finished" in out
+    whole = run_folders(os.path.join(where, "whole"))
+    killed = run_folders(os.path.join(where, "killed"))
+    assert len(os.listdir(os.path.join(where, "killed", LSNN))) == len(whole) == 12
+    for digest, path in whole.items():
+        assert_same_run(path, killed[digest])
+    return len(whole)

@@ -36,6 +36,7 @@ from measuring import machine, machine_line  # noqa: E402
 N_TRAINING_KILLS = 30  # half of them LSNN, half LSTM
 N_PROCESSING_KILLS = 30
 N_CHECKPOINT_KILLS = 60
+PLAN_KILLS_S = ((5, 10), (20, 30))  # least and largest seconds after the start, for each kill
 N_CASES = {
     "phn": 4000,
     "audio": 3000,
@@ -156,6 +157,13 @@ def _kill_model(folder, dataset, model, random_generator):
         faults.assert_same_run(whole, run.folder)
         n_kills, n_runs = n_kills + run.n_kills, n_runs + 1
     return n_kills, n_runs
+
+
+def kill_plan(folder, corpus, dataset, random_generator):
+    """Twelve runs by a plan whose processes are all killed twice."""
+    del corpus
+    moments = random_generator.uniform(*PLAN_KILLS_S)
+    return {"kills": len(moments), "equal_runs": faults.killed_plan(folder, dataset, moments)}
 
 
 def kill_processing(folder, corpus, dataset, random_generator):
@@ -311,6 +319,7 @@ PARTS = {
     "full_disk": full_disk,
     "threads": threads,
     "kill_training": kill_training,
+    "kill_plan": kill_plan,
     "memory": memory,
 }
 
@@ -318,7 +327,9 @@ PARTS = {
 def summary(outcome):
     """The figures for a reader."""
     get = lambda part, name, default=0: outcome.get(part, {}).get(name, default)  # noqa: E731
-    kills = {n: get(f"kill_{n}", "kills") for n in ("training", "processing", "checkpoints")}
+    kills = {
+        n: get(f"kill_{n}", "kills") for n in ("training", "processing", "checkpoints", "plan")
+    }
     growth = [
         f"{model.upper()} {g['bytes_an_iteration']:.0f} (files {g['open_files_grown']:+d})"
         for model, g in outcome.get("memory", {}).items()
@@ -327,7 +338,8 @@ def summary(outcome):
     rows = [
         ("kills survived", f"{sum(kills.values())} ({', '.join(f'{k} {v}' for k, v in kills.items())})"),
         ("interrupted runs equal to uninterrupted ones",
-         f"{get('kill_training', 'equal_runs')} killed, {get('full_disk', 'equal_runs')} after a "
+         f"{get('kill_training', 'equal_runs')} killed, {get('kill_plan', 'equal_runs')} of a "
+         f"killed plan, {get('full_disk', 'equal_runs')} after a "
          f"full disk ({', '.join(get('full_disk', 'kinds', []))})"),
         ("bad inputs tried", f"{get('fuzz', 'inputs'):,}"),
         ("bytes grown an iteration", ", ".join(growth)),

@@ -54,6 +54,16 @@ def evaluations(n=6):
     ]
 
 
+def bands(labels=("small", "LMU"), n=6):
+    """Lines that fall from 0.9 to 0.5 and a tenth less for each, with bands of a hundredth."""
+    iterations = [20 * i for i in range(n)]
+    lines = {}
+    for k, label in enumerate(labels):
+        mean = np.linspace(0.9, 0.5, n) - 0.1 * k
+        lines[label] = figures.Band(iterations, mean, mean - 0.01, mean + 0.01)
+    return lines
+
+
 def lsnn_arguments(n_frames=40, n_regular=60, n_adaptive=40, class_names=PHONES_39, n_logits=None):
     """Eight-frame phones, of which the last two frames are answered wrongly."""
     rng = np.random.default_rng(1)
@@ -132,6 +142,7 @@ def fills(axes):
     [
         (figures.plot_utterance, utterance_arguments(), (1600, 1420)),
         (figures.plot_learning_curve, {"evaluations": evaluations()}, (1400, 1080)),
+        (figures.plot_learning_curve_bands, {"panels": {"a": bands(), "b": bands()}}, (2080, 890)),
         (figures.plot_lsnn_utterance, lsnn_arguments(), (1600, 2419)),
         (figures.plot_confusion_matrix, confusion_arguments(), (2200, 1960)),
         (figures.plot_memory, memory_arguments(), (1400, 840)),
@@ -350,6 +361,55 @@ def test_learning_curve_of_a_diverged_run():
 def test_learning_curve_of_no_evaluations_is_refused():
     with pytest.raises(ValueError, match="no evaluations"):
         figures._learning_curve_figure([], 0.78, "")
+
+
+# Learning curves with bands
+
+
+def test_a_label_has_one_line_style_in_all_panels_and_a_band_in_its_colour():
+    labels = [f"start {k}" for k in range(9)]  # more than there are colours
+    panels = {"BPTT": bands(labels), "random": bands(labels[:0:-1])}
+    figure = figures._learning_curve_bands_figure(panels, None, "title")
+    styles = {}
+    for axes, (panel, lines) in zip(figure.axes, panels.items()):
+        assert axes.get_title() == panel and len(axes.lines) == len(axes.collections) == len(lines)
+        for line, band in zip(axes.lines, axes.collections):
+            assert np.allclose(line.get_xdata(), lines[line.get_label()].iterations)
+            assert np.allclose(line.get_ydata(), lines[line.get_label()].mean)
+            assert to_hex(band.get_facecolor()[0]) == to_hex(line.get_color())
+            low, high = band.get_paths()[0].get_extents().intervaly
+            assert (low, high) == pytest.approx(
+                (min(lines[line.get_label()].low), max(lines[line.get_label()].high))
+            )
+            styles.setdefault(line.get_label(), set()).add(
+                (to_hex(line.get_color()), line.get_linestyle())
+            )
+    assert all(len(style) == 1 for style in styles.values())
+    assert len(set.union(*styles.values())) == 9
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == labels
+
+
+def test_errors_of_the_beginning_do_not_flatten_the_end():
+    figure = figures._learning_curve_bands_figure({"": bands(n=11)}, 0.87, "")
+    low, high = figure.axes[0].get_ylim()
+    # At a fifth of the training the upper curve is at 0.82; the band of the lower ends at 0.39.
+    assert 0.35 < low < 0.39 and 0.83 < high < 0.87
+    assert "commonest" not in figure.legends[0].get_texts()[-1].get_text()
+    figure = figures._learning_curve_bands_figure({"": bands(n=11)}, 0.7, "")
+    assert figure.axes[0].lines[-1].get_ydata()[0] == 0.7
+    assert figure.legends[0].get_texts()[-1].get_text() == "commonest phone only"
+
+
+def test_curves_of_one_seed_and_odd_numbers_of_panels(tmp_path):
+    lone = figures.Band([0, 20], [0.9, 0.5], [np.nan, np.nan], [np.nan, np.nan])
+    panels = {name: {"all": lone} for name in ("a", "b", "$c")}
+    figures.plot_learning_curve_bands(tmp_path / "figure.png", panels, 0.7, "50 $")
+    assert os.listdir(tmp_path) == ["figure.png"]
+    figure = figures._learning_curve_bands_figure(panels, None, "")
+    assert [axes.axison for axes in figure.axes] == [True, True, True, False]
+    with pytest.raises(ValueError, match="no learning curves"):
+        figures._learning_curve_bands_figure({}, None, "")
 
 
 # LSNN utterance

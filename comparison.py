@@ -1,0 +1,564 @@
+"""What the runs of a plan say: statistics over seeds, matched differences, tables, curves.
+
+A condition is a point of the plan's grid and list; it has one run for each seed.
+
+final_develop_frame_error   of the last evaluation
+late_develop_frame_error    mean of the evaluations in the second half of the training, less noisy
+best_develop_frame_error    of the best evaluation: selected, hence optimistic
+test_frame_error            with the weights of the best evaluation
+iterations_to_reach         the first evaluation with a development error not above the final error
+                            of the baseline's run with the same seed (or the plan's `reach_error`);
+                            infinite if never
+
+Mean, standard deviation (n - 1) and 95 % interval are over seeds; the interval is that of Student's
+t, as if the seeds' errors were normally distributed. A difference is condition minus baseline, seed
+by seed, the plan's other axes being equal; its interval is that of the paired t test. Neither p
+assumes a distribution, and both are two-sided: `p_permutation` is the share of all 2^n assignments
+of signs to the n differences with a mean as far from 0 as theirs, `p_sign` the sign test's. With n
+seeds they cannot be below 2 / 2^n. They are not corrected for the number of comparisons.
+"""
+
+import glob
+import json
+import math
+import os
+
+import numpy as np
+import optuna
+import pandas as pd
+from scipy import stats
+
+import command_line
+import figures
+from command_line import UserError
+from durable_files import write_whole
+from experiment_plan import read_plan
+
+PLAN_FILE = "plan.json"
+STUDY_FILE = "study.journal"
+CONFIDENCE = 0.95
+ERRORS = (
+    "final_develop_frame_error",
+    "late_develop_frame_error",
+    "best_develop_frame_error",
+    "test_frame_error",
+)
+REACH = "iterations_to_reach"
+MAX_EXACT_PAIRS = 16  # 65536 assignments of signs
+
+
+# --------------------------------------------------------------------------- run folders
+
+
+def read_json(path):
+    """Content of a run's JSON file.
+
+    Raises:
+        UserError: it is missing or no JSON.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error})") from None
+
+
+def run_folder_pattern(folder, settings):
+    """Pattern of a run's folders in an experiment's folder."""
+    script = settings.script.removesuffix(".py")
+    return os.path.join(glob.escape(folder), script, f"*_{settings.digest}")
+
+
+def find_run_folder(folder, settings):
+    """A run's folder, a finished one before others, the newest of them; None if there is none."""
+    found = glob.glob(run_folder_pattern(folder, settings))
+    begun = sorted(path for path in found if os.path.exists(os.path.join(path, "flags.json")))
+    finished = [path for path in begun if is_finished(path)]
+    return (finished or begun or [None])[-1]
+
+
+def is_finished(run_folder):
+    """Whether a run has come to its end."""
+    return os.path.exists(os.path.join(run_folder, "metrics.json"))
+
+
+def read_evaluations(run_folder):
+    """The lines of a run's `metrics.jsonl`, without one that is being written."""
+    try:
+        with open(os.path.join(run_folder, "metrics.jsonl"), encoding="utf-8") as file:
+            lines = file.readlines()
+    except FileNotFoundError:
+        return []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+# --------------------------------------------------------------------------- statistics
+
+
+def interval_over_seeds(values):
+    """n, mean, standard deviation and 95 % interval of values [n]; NaN where one is not enough."""
+    values = np.asarray(values, np.float64)
+    n = len(values)
+    if n < 2:
+        return {"n": n, "mean": values.mean() if n else math.nan} | dict.fromkeys(
+            ("std", "low", "high"), math.nan
+        )
+    std, mean = values.std(ddof=1), values.mean()
+    half_width = stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * stats.sem(values)
+    return {
+        "n": n,
+        "mean": mean,
+        "std": std,
+        "low": mean - half_width,
+        "high": mean + half_width,
+    }
+
+
+def paired_difference(values, baseline):
+    """Differences values - baseline, both [n] and matched, with interval and exact tests.
+
+    An infinite value is larger than any other and equal to another infinite one: the sign test can
+    be made with it, while mean and interval are those of the finite pairs.
+    """
+    values, baseline = np.asarray(values, np.float64), np.asarray(baseline, np.float64)
+    finite = np.isfinite(values) & np.isfinite(baseline)
+    differences = values[finite] - baseline[finite]
+    n_smaller = int(np.sum(values < baseline))
+    n_larger = int(np.sum(values > baseline))
+    n_unequal = n_smaller + n_larger
+    is_exact = finite.all() and 2 <= len(values) <= MAX_EXACT_PAIRS
+    return {
+        **interval_over_seeds(differences),
+        "n_pairs": len(values),
+        "n_smaller": n_smaller,
+        "n_larger": n_larger,
+        "p_permutation": (
+            stats.permutation_test(
+                (differences,),
+                np.mean,
+                permutation_type="samples",
+                n_resamples=2**MAX_EXACT_PAIRS,
+            ).pvalue
+            if is_exact
+            else math.nan
+        ),
+        "p_sign": stats.binomtest(n_smaller, n_unequal).pvalue if n_unequal else 1.0,
+    }
+
+
+def iterations_to_reach(evaluations, error):
+    """Iteration of the first evaluation with at most this development error; else infinity."""
+    reached = (e["iteration"] for e in evaluations if e["develop_frame_error"] <= error)
+    return next(reached, math.inf)
+
+
+# --------------------------------------------------------------------------- runs of a plan
+
+
+class Experiment:
+    """A plan and those of its runs that are finished.
+
+    Attributes:
+        plan: experiment_plan.Plan.
+        axes: names of the plan's axes.
+        runs: DataFrame, a row each finished run: a column each axis, seed, what `metrics.json`
+            says, the metrics of the module's docstring, run_folder, commit and data_sha256.
+        evaluations: digest -> lines of metrics.jsonl.
+        missing: RunSettings of the runs that are not finished.
+    """
+
+    def __init__(self, folder, reference_folder):
+        """Read an experiment's folder; run folders are given relative to `reference_folder`.
+
+        Raises:
+            UserError: no plan, or no finished run of it.
+        """
+        self.plan = read_plan(os.path.join(folder, PLAN_FILE))
+        self.axes = list(self.plan.axes)
+        self.evaluations, self.missing, rows = {}, [], []
+        for settings in command_line.progress_bar(self.plan.runs(), unit="run", desc="reading"):
+            run_folder = find_run_folder(folder, settings)
+            if not (run_folder and is_finished(run_folder)):
+                self.missing.append(settings)
+                continue
+            evaluations = read_evaluations(run_folder)
+            self.evaluations[settings.digest] = evaluations
+            metrics = read_json(os.path.join(run_folder, "metrics.json"))
+            rows.append(
+                {
+                    **settings.labels,
+                    **metrics,
+                    **_errors_of_curve(evaluations),
+                    "seed": settings.seed,
+                    "digest": settings.digest,
+                    **_origin(read_json(os.path.join(run_folder, "flags.json"))),
+                    "run_folder": os.path.relpath(run_folder, reference_folder),
+                }
+            )
+        if not rows:
+            raise UserError(f"{folder}: no run of the plan is finished yet")
+        self.runs = pd.DataFrame(rows)
+        self._add_iterations_to_reach()
+
+    def _add_iterations_to_reach(self):
+        """Add the column `iterations_to_reach`, if there is an error to be reached."""
+        if self.plan.reach_error is None and not self.plan.baselines:
+            return
+        errors = pd.Series(self.plan.reach_error, self.runs.index, dtype=float)
+        if self.plan.reach_error is None:
+            pairs = self._with_baseline(self.runs, self.plan.baselines[0], "left")
+            errors = pairs["final_develop_frame_error_baseline"]
+        self.runs["error_to_reach"] = errors
+        self.runs[REACH] = [
+            iterations_to_reach(self.evaluations[digest], error)
+            if math.isfinite(error)
+            else math.nan
+            for digest, error in zip(self.runs["digest"], errors)
+        ]
+
+    @property
+    def metrics(self):
+        """The metrics that conditions are compared by."""
+        return [*ERRORS, REACH] if REACH in self.runs else list(ERRORS)
+
+    def _with_baseline(self, runs, baseline, how):
+        """Runs joined with the baseline's runs that equal them on the other axes and in seed.
+
+        The latters' columns end in `_baseline`; `how` as in `pandas.merge`.
+        """
+        others = self.runs
+        for axis, label in baseline.items():
+            others = others[others[axis] == label]
+        matched = [*(axis for axis in self.axes if axis not in baseline), "seed"]
+        return runs.merge(
+            others, how=how, on=matched, suffixes=("", "_baseline"), validate="many_to_one"
+        )
+
+    def conditions(self):
+        """(labels, runs) of every condition, in the plan's order."""
+        return _by_axes(self.runs, self.axes)
+
+    def summary(self):
+        """DataFrame, a row each condition and metric: n, mean, std, interval, run folders."""
+        rows = []
+        for labels, runs in self.conditions():
+            for metric in self.metrics:
+                values = runs[metric].dropna()
+                finite = values[np.isfinite(values)]
+                rows.append(
+                    {
+                        **dict(zip(self.axes, labels)),
+                        "metric": metric,
+                        **interval_over_seeds(finite),
+                        "median": values.median(),
+                        "n_infinite": len(values) - len(finite),
+                        "run_folders": " ".join(runs["run_folder"]),
+                    }
+                )
+        return pd.DataFrame(rows)
+
+    def differences(self):
+        """DataFrame, a row each baseline, condition and metric: paired difference from it."""
+        rows = []
+        for baseline in self.plan.baselines:
+            for labels, runs in self.conditions():
+                point = dict(zip(self.axes, labels))
+                pairs = self._with_baseline(runs, baseline, "inner")
+                if baseline.items() <= point.items() or pairs.empty:
+                    continue
+                for metric in self.metrics:
+                    rows.append(
+                        {
+                            "baseline": _spoken_point(baseline),
+                            **point,
+                            "metric": metric,
+                            **paired_difference(pairs[metric], pairs[f"{metric}_baseline"]),
+                            "run_folders": " ".join(pairs["run_folder"]),
+                            "baseline_run_folders": " ".join(pairs["run_folder_baseline"]),
+                        }
+                    )
+        return pd.DataFrame(rows)
+
+    def chosen(self):
+        """DataFrame, a row each combination of the other axes: the best point on `plan.choose`."""
+        others = [axis for axis in self.axes if axis != self.plan.choose]
+        metric = "late_develop_frame_error"
+        means = self.runs.groupby([*others, self.plan.choose], sort=False)[metric].mean()
+        means = means.reset_index()
+        if not others:
+            return means.nsmallest(1, metric)
+        return means.loc[means.groupby(others, sort=False)[metric].idxmin()]
+
+    def curves(self):
+        """Panels of `figures.plot_learning_curve_bands`: lines are the first baseline's axes.
+
+        The panels are the combinations of the other axes; without a baseline the first axis makes
+        the lines.
+        """
+        of_lines = list(*self.plan.baselines[:1]) or self.axes[:1]
+        panels = {}
+        for labels, runs in self.conditions():
+            point = dict(zip(self.axes, labels))
+            panel = _spoken_point({a: label for a, label in point.items() if a not in of_lines})
+            line = ", ".join(point[axis] for axis in of_lines) or "all runs"
+            panels.setdefault(panel, {})[line] = self._band(runs["digest"])
+        return panels
+
+    def _band(self, digests):
+        """Mean and interval over runs of the errors at the iterations that all have evaluated."""
+        curves = [
+            {e["iteration"]: e["develop_frame_error"] for e in self.evaluations[digest]}
+            for digest in digests
+        ]
+        iterations = sorted(set.intersection(*map(set, curves)))
+        intervals = [interval_over_seeds([c[i] for c in curves]) for i in iterations]
+        return figures.Band(
+            iterations, *([interval[k] for interval in intervals] for k in ("mean", "low", "high"))
+        )
+
+
+def _by_axes(table, axes):
+    """(labels, rows) of each combination of labels in a table, in their order."""
+    return list(table.groupby(axes, sort=False)) if axes else [((), table)]
+
+
+def _origin(record):
+    """Commits and data that a run was made with, its resumptions included, from its flags.json."""
+    records = [record, *record.get("resumed", [])]
+    return {
+        name: " ".join(dict.fromkeys(str(r[name]) for r in records if name in r))
+        for name in ("commit", "data_sha256")
+    }
+
+
+def _errors_of_curve(evaluations):
+    errors = np.array([e["develop_frame_error"] for e in evaluations])
+    iterations = np.array([e["iteration"] for e in evaluations])
+    return {
+        "final_develop_frame_error": errors[-1],
+        "late_develop_frame_error": errors[iterations >= iterations[-1] / 2].mean(),
+    }
+
+
+# --------------------------------------------------------------------------- reports
+
+
+def write_report(folder, report_folder, storage=""):
+    """Write `report.md`, CSV files and a figure on the runs of a plan, or on a search.
+
+    Args:
+        folder: the experiment's.
+        report_folder: where the files go, made if need be; run folders are given relative to it.
+        storage: of the search's study; empty: the folder's own file.
+
+    Raises:
+        UserError: nothing to report, or the folder cannot be written.
+    """
+    plan = read_plan(os.path.join(folder, PLAN_FILE))
+    try:
+        os.makedirs(report_folder, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{report_folder}: cannot be made ({error.strerror})") from None
+    if plan.search is None:
+        lines = _comparison_report(Experiment(folder, report_folder), report_folder)
+    else:
+        lines = _search_report(plan, storage or os.path.join(folder, STUDY_FILE), report_folder)
+    path = os.path.join(report_folder, "report.md")
+    with write_whole(path, "w") as file:
+        file.write("\n".join([f"# {plan.name}", "", plan.comment, "", *lines]).rstrip() + "\n")
+    print(f"written: {path}")
+
+
+def _comparison_report(experiment, report_folder):
+    runs, plan, axes = experiment.runs, experiment.plan, experiment.axes
+    summary, differences = experiment.summary(), experiment.differences()
+    tables = {"runs.csv": runs, "conditions.csv": summary}
+    if not differences.empty:
+        tables["differences.csv"] = differences
+    for name, table in tables.items():
+        _write_csv(os.path.join(report_folder, name), table)
+    figure = "learning_curves.png"
+    majority = runs["majority_develop_frame_error"].unique()
+    figures.plot_learning_curve_bands(
+        os.path.join(report_folder, figure),
+        experiment.curves(),
+        majority[0] if len(majority) == 1 else None,
+        f"{plan.name}: mean over seeds and its 95 % interval",
+    )
+    n_planned = len(runs) + len(experiment.missing)
+    hours = (runs["iterations"] * runs["seconds_per_iteration"].fillna(0)).sum() / 3600
+    lines = [
+        f"{len(runs)} of {n_planned} runs finished; seeds {', '.join(map(str, plan.seeds))}; "
+        f"commit {', '.join(sorted({str(commit) for commit in runs['commit']}))}; "
+        f"{hours:.2f} process hours of training steps "
+        f"(iterations x their median seconds, summed over runs).",
+        "",
+    ]
+    if runs["data_sha256"].nunique() > 1:
+        lines += ["**The runs were not all made on the same data:** see `runs.csv`.", ""]
+    if experiment.missing:
+        lines += ["**Not finished:** " + ", ".join(s.name for s in experiment.missing) + ".", ""]
+    lines += [
+        "`runs.csv` has every run with its folder, `conditions.csv` and `differences.csv` the "
+        "numbers below with the folders of the runs they come from.",
+        "",
+        "## Errors",
+        "",
+        "Mean +- standard deviation over seeds [95 % interval of the mean]; of iterations the "
+        "median.",
+        "",
+        *_markdown(
+            _condition_row(axes, labels, summary) for labels, summary in _by_axes(summary, axes)
+        ),
+        "",
+        f"![learning curves]({figure})",
+        "",
+    ]
+    for baseline, rows in [] if differences.empty else differences.groupby("baseline", sort=False):
+        n = int(rows["n_pairs"].max())
+        lines += [
+            f"## Differences from {baseline}",
+            "",
+            "Condition minus baseline, matched by seed: mean [95 % interval]; in how many seeds "
+            "the condition's value is smaller; exact two-sided p, of the permutation test for "
+            "errors and of the sign test for iterations (`differences.csv` has both). With "
+            f"{n} seeds no p can be below {2 / 2**n:.2g}; none of the {len(rows)} is corrected for "
+            "their number.",
+            "",
+            *_markdown(
+                _difference_row(axes, labels, condition)
+                for labels, condition in _by_axes(rows, axes)
+            ),
+            "",
+        ]
+    if plan.choose:
+        lines += [
+            f"## {plan.choose}, chosen by the late development error",
+            "",
+            *_markdown(
+                {name: _number(value, 4) for name, value in row.items()}
+                for row in experiment.chosen().to_dict("records")
+            ),
+            "",
+        ]
+    return lines
+
+
+def _condition_row(axes, labels, summary):
+    """A row of the table of errors from the summary's rows on one condition."""
+    row = dict(zip(axes, labels))
+    for part in summary.to_dict("records"):
+        row["n"] = max(row.get("n", 0), part["n"])
+        name = _spoken(part["metric"])
+        if part["metric"] == REACH:
+            n_reached = part["n"]
+            row[name] = (
+                f"{_number(part['median'], 0)} "
+                f"({n_reached} of {n_reached + part['n_infinite']} do)"
+            )
+        else:
+            row[name] = _number(part["mean"], 4)
+            if part["n"] > 1:
+                row[name] += f" +- {part['std']:.4f} [{part['low']:.3f}, {part['high']:.3f}]"
+    return row
+
+
+def _difference_row(axes, labels, differences):
+    """A row of the table of differences from the rows on one condition."""
+    row = dict(zip(axes, labels))
+    for part in differences.to_dict("records"):
+        digits, p = (0, "p_sign") if part["metric"] == REACH else (4, "p_permutation")
+        cell = ""
+        if part["n"]:
+            low, high = (_number(part[end], digits) for end in ("low", "high"))
+            cell = f"{_number(part['mean'], digits)} [{low}, {high}]"
+            cell += f" of {part['n']}; " if part["n"] < part["n_pairs"] else "; "
+        cell += f"{part['n_smaller']} of {part['n_pairs']}; p {_number(part[p], 3)}"
+        row[_spoken(part["metric"])] = cell
+    return row
+
+
+def _spoken_point(point):
+    return ", ".join(f"{axis} '{label}'" for axis, label in point.items())
+
+
+def _spoken(metric):
+    return metric.replace("_frame_error", "").replace("_", " ")
+
+
+def _number(value, digits):
+    if not isinstance(value, float):
+        return str(value)
+    if math.isnan(value):
+        return "-"
+    return "never" if math.isinf(value) else f"{value:.{digits}f}"
+
+
+def _markdown(rows):
+    """Lines of a Markdown table of dicts with equal keys."""
+    rows = list(rows)
+    if not rows:
+        return []
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *(map(str, row.values()) for row in rows)]
+    return [f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines]
+
+
+def _write_csv(path, table):
+    with write_whole(path, "w") as file:
+        table.to_csv(file, index=False, lineterminator="\n")
+
+
+# --------------------------------------------------------------------------- search
+
+
+def open_storage(storage):
+    """The storage of a study: a database for a URL, else a journal file."""
+    if "://" in storage:
+        return optuna.storages.RDBStorage(storage)
+    return optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(storage))
+
+
+def best_trial_line(study):
+    """The best trial so far, for a reader."""
+    states = [trial.state.name for trial in study.get_trials(deepcopy=False)]
+    counts = ", ".join(f"{states.count(s)} {s.lower()}" for s in sorted(set(states)))
+    if "COMPLETE" not in states:
+        return f"study {study.study_name}: {counts or 'no trials'}"
+    best = study.best_trial
+    values = ", ".join(f"{name}={_number(v, 6)}" for name, v in best.params.items())
+    return (
+        f"study {study.study_name}: {counts}; best is trial {best.number}, development frame "
+        f"error {best.value:.4f}: {values}"
+    )
+
+
+def _search_report(plan, storage, report_folder):
+    if "://" not in storage and not os.path.exists(storage):
+        raise UserError(f"{storage}: no such study: start 'search' first or give --storage")
+    try:
+        study = optuna.load_study(study_name=plan.name, storage=open_storage(storage))
+    except KeyError:
+        raise UserError(f"{storage}: holds no study '{plan.name}'") from None
+    trials = study.trials_dataframe(attrs=("number", "value", "params", "user_attrs", "state"))
+    _write_csv(os.path.join(report_folder, "trials.csv"), trials)
+    complete = trials[trials["state"] == "COMPLETE"].nsmallest(10, "value")
+    rows = []
+    for row in complete.to_dict("records"):
+        parameters = {name.removeprefix("params_"): v for name, v in row.items()
+                      if name.startswith("params_")}
+        rows.append(
+            {
+                "trial": row["number"],
+                "develop error": _number(row["value"], 4),
+                **{name: f"{v:.4g}" if isinstance(v, float) else v
+                   for name, v in parameters.items()},
+            }
+        )
+    return [
+        best_trial_line(study) + ".",
+        "",
+        "The best ten of the trials that came to their end; `trials.csv` has all, with the folders "
+        "of their runs. The best of many is better than it will be with other seeds: repeat it.",
+        "",
+        *_markdown(rows),
+    ]
