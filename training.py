@@ -994,7 +994,7 @@ def _train(
     if flag_values.resume:
         print(f"resumed at iteration {progress.iteration} of {n_iterations}")
     if measure_memory and progress.iteration == 0:
-        record_memory(folder, network, dataset, "before")
+        record_memory(folder, network, dataset, "before")  # a resumed run finds it there
     saved, saved_s = None, time.monotonic()
 
     def save_checkpoint():
@@ -1070,8 +1070,7 @@ def _train(
 
     best = progress.best
     save_weights(os.path.join(folder, "last.npz"), network)
-    if measure_memory:
-        record_memory(folder, network, dataset, "after")
+    remembered = record_memory(folder, network, dataset, "after") if measure_memory else {}
     load_weights(os.path.join(folder, "best.npz"), network)
     test = evaluate(dataset.test)
     _draw_learning_curve(folder, progress.evaluations, majority_error)
@@ -1098,6 +1097,10 @@ def _train(
         "peak_memory_gb": peak_memory_gb(),
         "trained_parameters": n_parameters,
         "seed": seed,
+        **{
+            f"memory_capacity_{when}": measured["memory_capacity_channels"]
+            for when, measured in remembered.items()
+        },
     }
     write_json(os.path.join(folder, "metrics.json"), metrics)
     checkpoints.remove(folder)
@@ -1118,6 +1121,10 @@ def record_memory(folder, network, dataset, when):
 
     Args:
         when: "before" training or "after" it; then the figure is drawn too.
+
+    Returns:
+        The file's content, `when` -> what `memory.measure` returns; {} where the splits are too
+        small to measure anything, which is told.
     """
     layer = network.layers[0]
     w_in = layer.w_in.numpy()
@@ -1138,17 +1145,18 @@ def record_memory(folder, network, dataset, when):
         )
     except UserError as error:
         print(f"note: {error}")
-        return
+        return {}
     path = os.path.join(folder, "memory.json")
-    record = {"before": None, "after": None}
+    record = {}
     if when == "after" and os.path.exists(path):
         with open(path, encoding="utf-8") as file:
             record = json.load(file)
     record[when] = measured
     write_json(path, record)
     if when == "after":
-        curves = {f"{w} training": m["r2_channels"] for w, m in record.items() if m is not None}
+        curves = {f"{when} training": r["r2_channels"] for when, r in record.items()}
         figures.plot_memory(os.path.join(folder, "memory.png"), curves)
+    return record
 
 
 def _record(develop, epoch, iteration, flag_values, seconds, train_losses):

@@ -656,6 +656,10 @@ def test_a_seeded_run_records_its_memory(serve, seed_file, tiny_processed):
             assert len(record[when]["r2_channels"]) == 21
             assert 1 < record[when]["rate_hz_mean"] < 300
         assert record["before"] != record["after"]
+        metrics = read_json(found[name], "metrics.json")
+        for when in ("before", "after"):
+            capacity = record[when]["memory_capacity_channels"]
+            assert metrics[f"memory_capacity_{when}"] == capacity
         with open(os.path.join(found[name], "memory.png"), "rb") as file:
             assert file.read(8) == b"\x89PNG\r\n\x1a\n"
     # The weights in the file are those that were measured first.
