@@ -203,7 +203,7 @@ def _read(path, weights, optimizer):
 
 
 def _check(arrays, weights, optimizer):
-    """Sort the arrays of a checkpoint; raises BadArraysError where they are not as `save` writes."""
+    """Sort the arrays of a checkpoint; BadArraysError where they are not as `save` writes."""
     groups = {"weights": {}, "optimizer": {}, "best": {}}
     for name, array in arrays.items():
         group, _, rest = name.partition("/")

@@ -121,6 +121,4 @@ def _user():
 def _description(owner):
     if owner is None:
         return "another process"
-    return (
-        f"process {owner['pid']} of {owner['user']} on {owner['host']}, since {owner['since']},"
-    )
+    return f"process {owner['pid']} of {owner['user']} on {owner['host']}, since {owner['since']},"

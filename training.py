@@ -377,6 +377,8 @@ def read_record(folder):
         UserError: it is missing or no such record.
     """
     path = os.path.join(folder, "flags.json")
+    if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for
+        raise UserError(f"{path}: is no file: expected a run folder")
     try:
         if os.path.getsize(path) > 2**20:
             raise UserError(f"{path}: too large for the flags of a run")
@@ -389,9 +391,7 @@ def read_record(folder):
     except (ValueError, RecursionError):
         raise UserError(f"{path}: is no JSON file: expected the flags of a run") from None
     types = {"script": str, "flags": dict, "seed": int, "versions": dict}
-    if not (
-        isinstance(record, dict) and all(type(record.get(n)) is t for n, t in types.items())
-    ):
+    if not (isinstance(record, dict) and all(type(record.get(n)) is t for n, t in types.items())):
         raise UserError(f"{path}: holds no {', '.join(types)}: expected the flags of a run")
     return record
 

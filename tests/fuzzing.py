@@ -37,7 +37,20 @@ from timit_facts import PHONES_61  # noqa: E402
 
 HANG_S = 20  # a case that takes longer hangs
 NUMBERS = [0, 1, 2, 127, 128, 255, 256, 32767, 65535, 2**31 - 1, 2**31, 2**32 - 1, 2**63, 10**25]
-NASTY = ["", " ", "\n", "\0", "..", "../../x", "/etc/passwd", "nan", "inf", "-1", "1e999", "ä\u2028"]
+NASTY = [
+    "",
+    " ",
+    "\n",
+    "\0",
+    "..",
+    "../../x",
+    "/etc/passwd",
+    "nan",
+    "inf",
+    "-1",
+    "1e999",
+    "ä\u2028",
+]
 
 
 @contextlib.contextmanager
@@ -108,8 +121,11 @@ def damaged(draw, originals, tokens=()):
         elif kind == "number":
             number = draw(st.sampled_from(NUMBERS))
             packed = [str(number).encode(), str(-number).encode()]
-            packed += [struct.pack(f, number) for f, n in (("<I", 32), (">I", 32), ("<Q", 64))
-                       if number < 2**n]
+            packed += [
+                struct.pack(f, number)
+                for f, n in (("<I", 32), (">I", 32), ("<Q", 64))
+                if number < 2**n
+            ]
             packed = draw(st.sampled_from(packed))
             content[place : place + len(packed)] = packed
         elif kind == "token" and tokens:
@@ -152,8 +168,12 @@ def sphere(samples):
 def riff(samples):
     data = samples.astype("<i2").tobytes()
     form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, 16000, 32000, 2, 16)
-    return struct.pack("<4sI4s", b"RIFF", 36 + len(data), b"WAVE") + form + struct.pack(
-        "<4sI", b"data", len(data)) + data
+    return (
+        struct.pack("<4sI4s", b"RIFF", 36 + len(data), b"WAVE")
+        + form
+        + struct.pack("<4sI", b"data", len(data))
+        + data
+    )
 
 
 def audio(folder, n_cases, derandomize):
@@ -240,17 +260,79 @@ def _pickles():
     return [pickle.dumps(value, protocol) for value in values for protocol in range(6)]
 
 
-NAMES = ["os system", "builtins eval", "numpy ndarray", "numpy dtype", "posix system", "codecs open",
-         "numpy.core.multiarray _reconstruct", "numpy._core.multiarray scalar", "_codecs encode",
-         "numpy.core.numeric _frombuffer", "numpy load", "subprocess Popen", "copyreg _reconstructor"]
+NAMES = [
+    "os system",
+    "builtins eval",
+    "numpy ndarray",
+    "numpy dtype",
+    "posix system",
+    "codecs open",
+    "numpy.core.multiarray _reconstruct",
+    "numpy._core.multiarray scalar",
+    "_codecs encode",
+    "numpy.core.numeric _frombuffer",
+    "numpy load",
+    "subprocess Popen",
+    "copyreg _reconstructor",
+]
 OPCODES = [
-    b"(", b")", b"]", b"}", b"N", b"\x88", b"K\x05", b"M\x10\x00", b"J\xff\xff\xff\xff", b"I10\n",
-    b"L99L\n", b"\x8a\x01\x07", b"U\x02f8", b"X\x01\x00\x00\x00b", b"\x8c\x02i4", b"C\x04abcd",
-    b"\x8e\x00\x00\x00\x00\x00\x00\x00\x40", b"t", b"\x85", b"\x86", b"\x87", b"l", b"d", b"a",
-    b"e", b"s", b"u", b"R", b"b", b"o", b"\x81", b"\x92", b"\x93", b"\x94", b"q\x00", b"h\x00",
-    b"r\x00\x00\x00\x10", b"0", b"1", b"2", b"\x8f", b"\x90", b"\x91", b"\x96\x04" + b"\0" * 7 + b"abcd",
-    b"\x97", b"\x98", b"\x82\x01", b"P0\n", b"Q", b"\x95\x10" + b"\0" * 7, b"\x80\x04", b"\x80\x05",
-    b"F1e999\n", b"G\x7f\xf0\x00\x00\x00\x00\x00\x00", b"S'rm'\n", b"V\\ud800\n", b"B\xff\xff\xff\x7f",
+    b"(",
+    b")",
+    b"]",
+    b"}",
+    b"N",
+    b"\x88",
+    b"K\x05",
+    b"M\x10\x00",
+    b"J\xff\xff\xff\xff",
+    b"I10\n",
+    b"L99L\n",
+    b"\x8a\x01\x07",
+    b"U\x02f8",
+    b"X\x01\x00\x00\x00b",
+    b"\x8c\x02i4",
+    b"C\x04abcd",
+    b"\x8e\x00\x00\x00\x00\x00\x00\x00\x40",
+    b"t",
+    b"\x85",
+    b"\x86",
+    b"\x87",
+    b"l",
+    b"d",
+    b"a",
+    b"e",
+    b"s",
+    b"u",
+    b"R",
+    b"b",
+    b"o",
+    b"\x81",
+    b"\x92",
+    b"\x93",
+    b"\x94",
+    b"q\x00",
+    b"h\x00",
+    b"r\x00\x00\x00\x10",
+    b"0",
+    b"1",
+    b"2",
+    b"\x8f",
+    b"\x90",
+    b"\x91",
+    b"\x96\x04" + b"\0" * 7 + b"abcd",
+    b"\x97",
+    b"\x98",
+    b"\x82\x01",
+    b"P0\n",
+    b"Q",
+    b"\x95\x10" + b"\0" * 7,
+    b"\x80\x04",
+    b"\x80\x05",
+    b"F1e999\n",
+    b"G\x7f\xf0\x00\x00\x00\x00\x00\x00",
+    b"S'rm'\n",
+    b"V\\ud800\n",
+    b"B\xff\xff\xff\x7f",
     *(b"c" + name.replace(" ", "\n").encode() + b"\n" for name in NAMES),
     *(b"i" + name.replace(" ", "\n").encode() + b"\n" for name in NAMES[:3]),
 ]
@@ -260,8 +342,10 @@ def pickles(folder, n_cases, derandomize):
     path = os.path.join(folder, "x.pickle")
     programs = st.lists(st.sampled_from(OPCODES), max_size=25).map(lambda p: b"".join(p) + b".")
     trap = os.path.join(folder, "trap")
-    attacks = [b"cos\nsystem\n(S'touch %s'\ntR." % trap.encode(),
-               b"cbuiltins\nopen\n(S'%s'\nS'w'\ntR." % trap.encode()]
+    attacks = [
+        b"cos\nsystem\n(S'touch %s'\ntR." % trap.encode(),
+        b"cbuiltins\nopen\n(S'%s'\nS'w'\ntR." % trap.encode(),
+    ]
 
     def read(content):
         timit_dataset.load_plain_pickle(write(path, content))
@@ -297,7 +381,9 @@ def dataset_folder(folder, n_cases, derandomize):
         st.sampled_from([0, 1, 60, 100]),
     ) | st.builds(
         lambda n, width, value: np.full((n, width), value),
-        st.integers(0, 300), st.sampled_from([0, 1, 13]), st.sampled_from([0.0, 1e300, np.nan, 1e-300]),
+        st.integers(0, 300),
+        st.sampled_from([0, 1, 13]),
+        st.sampled_from([0.0, 1e300, np.nan, 1e-300]),
     )
     values = st.recursive(
         scalars | arrays,
@@ -310,10 +396,17 @@ def dataset_folder(folder, n_cases, derandomize):
         lambda inner: st.lists(inner, max_size=70) | st.dictionaries(st.text(max_size=9), inner),
         max_leaves=80,
     )
-    names = ["mfccs.pickle", "reduced_phonems.pickle", "metadata.pickle", "phonem_list.json",
-             "reduced_phn_index_mapping.json", "processing.json"]
+    names = [
+        "mfccs.pickle",
+        "reduced_phonems.pickle",
+        "metadata.pickle",
+        "phonem_list.json",
+        "reduced_phn_index_mapping.json",
+        "processing.json",
+    ]
     entries = {
-        name: timit_dataset.load_plain_pickle(os.path.join(good, "train", name)) for name in names[:3]
+        name: timit_dataset.load_plain_pickle(os.path.join(good, "train", name))
+        for name in names[:3]
     }
 
     def read(case):
@@ -336,7 +429,9 @@ def dataset_folder(folder, n_cases, derandomize):
             write(path, before)
 
     cases = st.tuples(
-        st.sampled_from(names), st.tuples(values, json_values), st.booleans(),
+        st.sampled_from(names),
+        st.tuples(values, json_values),
+        st.booleans(),
         st.sampled_from(["train", "develop"]),
     )
     return trial(cases, read, n_cases, derandomize)
@@ -374,7 +469,9 @@ def archives(draw, arrays):
         if not changed:
             break
     content = io.BytesIO()
-    compression = draw(st.sampled_from([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA]))
+    compression = draw(
+        st.sampled_from([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA])
+    )
     edit = draw(st.sampled_from(["none", "header", "bomb"]))
     with zipfile.ZipFile(content, "w", compression) as archive:
         for name, array in changed.items():
@@ -450,8 +547,10 @@ def run_checkpoints(folder, n_cases, derandomize):
             assert progress.best["iteration"] <= progress.iteration
             assert type(progress.is_evaluated) is bool and json.dumps(progress.evaluations)
 
-    cases = damaged([content]) | archives(arrays) | states.map(
-        lambda s: _npz({**arrays, "progress": np.frombuffer(s, np.uint8)})
+    cases = (
+        damaged([content])
+        | archives(arrays)
+        | states.map(lambda s: _npz({**arrays, "progress": np.frombuffer(s, np.uint8)}))
     )
     return trial(cases, read, n_cases, derandomize)
 
@@ -463,7 +562,8 @@ def flags(folder, n_cases, derandomize):
     del folder
     scripts = [lsnn, lstm, timit_processing, synthetic_timit, verify_eprop]
     known = {
-        script: sorted(command_line.parse_flags(script.define_flags, ["x"])[0]) for script in scripts
+        script: sorted(command_line.parse_flags(script.define_flags, ["x"])[0])
+        for script in scripts
     }
     value = st.sampled_from(NASTY + [str(n) for n in NUMBERS]) | st.text(max_size=10)
     value |= st.integers().map(str) | st.floats().map(str) | st.booleans().map(str)
@@ -471,7 +571,9 @@ def flags(folder, n_cases, derandomize):
     def arguments(script):
         name = st.sampled_from(known[script]) | st.text(max_size=6)
         one = st.builds("--{}={}".format, name, value) | st.builds("--no{}".format, name)
-        one |= st.builds("-{}".format, name) | value | st.sampled_from(["--", "--flagfile=/dev/zero"])
+        one |= (
+            st.builds("-{}".format, name) | value | st.sampled_from(["--", "--flagfile=/dev/zero"])
+        )
         return st.tuples(st.just(script), st.lists(one, max_size=6))
 
     def parse(case):

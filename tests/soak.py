@@ -75,7 +75,9 @@ def main(flag_values):
         with tempfile.TemporaryDirectory(prefix="soak_") as folder:
             try:
                 corpus, dataset = make_corpus(folder)
-                found = PARTS[name](folder, corpus, dataset, np.random.default_rng([seed, len(name)]))
+                found = PARTS[name](
+                    folder, corpus, dataset, np.random.default_rng([seed, len(name)])
+                )
             except Exception:
                 failures.append(name)
                 found = {}
@@ -130,10 +132,13 @@ def kill_training(folder, corpus, dataset, random_generator):
     del corpus
     generators = random_generator.spawn(len(faults.SMALL))
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        counts = list(pool.map(
-            lambda model, generator: _kill_model(folder, dataset, model, generator),
-            faults.SMALL, generators,
-        ))
+        counts = list(
+            pool.map(
+                lambda model, generator: _kill_model(folder, dataset, model, generator),
+                faults.SMALL,
+                generators,
+            )
+        )
     return {"kills": sum(c[0] for c in counts), "equal_runs": sum(c[1] for c in counts)}
 
 
@@ -251,9 +256,9 @@ def memory(folder, corpus, dataset, random_generator):
     """Resident bytes and open files of training processes, looked at from outside."""
     del corpus, random_generator
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        found = dict(zip(faults.SMALL, pool.map(
-            lambda model: _watch(folder, dataset, model), faults.SMALL
-        )))
+        found = dict(
+            zip(faults.SMALL, pool.map(lambda model: _watch(folder, dataset, model), faults.SMALL))
+        )
     for model, growth in found.items():
         assert growth["bytes_an_iteration"] < 1000, (model, growth)
         assert growth["open_files_grown"] == 0, (model, growth)
@@ -336,17 +341,26 @@ def summary(outcome):
         if isinstance(g, dict)
     ]
     rows = [
-        ("kills survived", f"{sum(kills.values())} ({', '.join(f'{k} {v}' for k, v in kills.items())})"),
-        ("interrupted runs equal to uninterrupted ones",
-         f"{get('kill_training', 'equal_runs')} killed, {get('kill_plan', 'equal_runs')} of a "
-         f"killed plan, {get('full_disk', 'equal_runs')} after a "
-         f"full disk ({', '.join(get('full_disk', 'kinds', []))})"),
+        (
+            "kills survived",
+            f"{sum(kills.values())} ({', '.join(f'{k} {v}' for k, v in kills.items())})",
+        ),
+        (
+            "interrupted runs equal to uninterrupted ones",
+            f"{get('kill_training', 'equal_runs')} killed, {get('kill_plan', 'equal_runs')} of a "
+            f"killed plan, {get('full_disk', 'equal_runs')} after a full disk "
+            f"({', '.join(get('full_disk', 'kinds', []))})",
+        ),
         ("bad inputs tried", f"{get('fuzz', 'inputs'):,}"),
         ("bytes grown an iteration", ", ".join(growth)),
         ("equal pairs of runs at equal threads", str(get("threads", "equal_pairs"))),
-        ("largest difference of weights, 1 and 2 threads",
-         ", ".join(f"{m.upper()} {d:.1e}" for m, d in
-                   get("threads", "largest_difference_1_and_2_threads", {}).items())),
+        (
+            "largest difference of weights, 1 and 2 threads",
+            ", ".join(
+                f"{m.upper()} {d:.1e}"
+                for m, d in get("threads", "largest_difference_1_and_2_threads", {}).items()
+            ),
+        ),
         ("failed", ", ".join(outcome["failed"]) or "nothing"),
     ]
     lines = [f"{name:<48} {value}" for name, value in rows]

@@ -205,9 +205,7 @@ def test_a_second_signal_does_not_wait_for_the_step(short_dataset, tmp_path, at,
 
 def test_checkpoints_are_written_between_evaluations(short_dataset, tmp_path, at, eager):
     for seconds, expected in ((0, 5), (1e6, 0)):
-        run = Run(
-            lstm, short_dataset(), tmp_path / f"{seconds}", f"--checkpoint_every_s={seconds}"
-        )
+        run = Run(lstm, short_dataset(), tmp_path / f"{seconds}", f"--checkpoint_every_s={seconds}")
         found = []
         at(5, lambda: found.append(run.checkpoint().iteration))
         run.go_on()

@@ -786,7 +786,7 @@ def header(descr, shape):
 
 
 def test_archives_that_lie_about_their_size(short_dataset, tmp_path):
-    """A small file that unpacks to a gigabyte; arrays larger than the file; values no float32 has."""
+    """A small file that unpacks to a gigabyte; arrays larger than their file; no float32 values."""
     _, network = build(lstm, short_dataset())
     good = values(network.weights())
     path = str(tmp_path / "x.npz")
