@@ -470,8 +470,9 @@ def _difference_row(axes, labels, differences):
         digits, p = (0, "p_sign") if part["metric"] == REACH else (4, "p_permutation")
         cell = ""
         if part["n"]:
-            low, high = (_number(part[end], digits) for end in ("low", "high"))
-            cell = f"{_number(part['mean'], digits)} [{low}, {high}]"
+            cell = _number(part["mean"], digits)
+            if part["n"] > 1:
+                cell += f" [{part['low']:.{digits}f}, {part['high']:.{digits}f}]"
             cell += f" of {part['n']}; " if part["n"] < part["n_pairs"] else "; "
         cell += f"{part['n_smaller']} of {part['n_pairs']}; p {_number(part[p], 3)}"
         row[_spoken(part["metric"])] = cell

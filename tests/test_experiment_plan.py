@@ -166,11 +166,18 @@ def test_plan_files_are_of_flags_that_the_scripts_have(name):
         script.check_flags(flag_values)
 
 
-def test_there_are_plan_files_for_the_sample_and_the_full_corpus():
-    names = set(PLAN_FILES)
-    sample = {name for name in names if os.path.dirname(name) == ""}
-    assert {"lsnn_starts.json", "lstm_rules.json", "lsnn_unidirectional.json"} <= sample
-    assert {f"full_corpus/{name}" for name in sample} == names - sample
+def test_plans_for_the_full_corpus_are_those_of_the_sample():
+    full = [name for name in PLAN_FILES if os.path.dirname(name) == "full_corpus"]
+    assert {"lsnn_starts.json", "lsnn_baselines.json", "lsnn_unidirectional.json"} < {
+        os.path.basename(name) for name in full
+    }
+    for name in full:
+        sample = read_plan(os.path.join(EXPERIMENTS, os.path.basename(name)))
+        plan = read_plan(os.path.join(EXPERIMENTS, name))
+        assert (plan.axes, plan.baselines, plan.seeds) == (
+            *(sample.axes, sample.baselines, sample.seeds),
+        )
+        assert plan.name != sample.name and plan.flags["dataset"] != sample.flags["dataset"]
 
 
 @pytest.mark.parametrize("model", ["lsnn", "lstm", "lsnn_unidirectional"])

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import eprop
+import event_driven
 import models
 
 N_REGULAR, N_ADAPTIVE = 3, 3
