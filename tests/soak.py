@@ -331,7 +331,10 @@ PARTS = {
 
 def summary(outcome):
     """The figures for a reader."""
-    get = lambda part, name, default=0: outcome.get(part, {}).get(name, default)  # noqa: E731
+
+    def get(part, name, default=0):
+        return outcome.get(part, {}).get(name, default)
+
     kills = {
         n: get(f"kill_{n}", "kills") for n in ("training", "processing", "checkpoints", "plan")
     }
