@@ -6,6 +6,8 @@ final_develop_frame_error   of the last evaluation
 late_develop_frame_error    mean of the evaluations in the second half of the training, less noisy
 best_develop_frame_error    of the best evaluation: selected, hence optimistic
 test_frame_error            with the weights of the best evaluation
+memory_capacity_before, memory_capacity_after
+                            training, of LSNNs: see memory.py
 iterations_to_reach         the first evaluation with a development error not above the final error
                             of the baseline's run with the same seed (or the plan's `reach_error`);
                             infinite if never
@@ -43,6 +45,7 @@ ERRORS = (
     "best_develop_frame_error",
     "test_frame_error",
 )
+MEMORY = ("memory_capacity_before", "memory_capacity_after")
 REACH = "iterations_to_reach"
 MAX_EXACT_PAIRS = 16  # 65536 assignments of signs
 
@@ -219,7 +222,8 @@ class Experiment:
     @property
     def metrics(self):
         """The metrics that conditions are compared by."""
-        return [*ERRORS, REACH] if REACH in self.runs else list(ERRORS)
+        optional = (*MEMORY, REACH)
+        return [*ERRORS, *(metric for metric in optional if metric in self.runs)]
 
     def _with_baseline(self, runs, baseline, how):
         """Runs joined with the baseline's runs that equal them on the other axes and in seed.

@@ -198,6 +198,21 @@ def test_differences_are_of_matched_seeds_all_else_being_equal(experiment_folder
     assert (row["n_pairs"], row["n"]) == (2, 1)
 
 
+def test_memory_is_compared_where_it_was_measured(experiment_folder):
+    folder = experiment_folder()
+    for file in (folder / SCRIPT).glob("*/metrics.json"):
+        metrics = json.loads(file.read_text())
+        metrics["memory_capacity_before"] = 10.0 + metrics["seed"]
+        file.write_text(json.dumps(metrics))
+    experiment = Experiment(str(folder))
+    assert "memory_capacity_before" in experiment.metrics
+    assert "memory_capacity_after" not in experiment.metrics
+    summary = experiment.summary()
+    rows = summary[summary["metric"] == "memory_capacity_before"]
+    assert len(rows) == 4 and set(rows["mean"]) == {12.0}
+    assert (rows["n"] == 3).all()
+
+
 def test_several_baselines_and_a_given_error(experiment_folder):
     plan = {**PLAN, "baseline": [{"start": "small"}, {"eprop": "random"}], "reach_error": 0.611}
     folder = experiment_folder(plan)
