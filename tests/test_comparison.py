@@ -204,7 +204,7 @@ def test_memory_is_compared_where_it_was_measured(experiment_folder):
         metrics = json.loads(file.read_text())
         metrics["memory_capacity_before"] = 10.0 + metrics["seed"]
         file.write_text(json.dumps(metrics))
-    experiment = Experiment(str(folder))
+    experiment = Experiment(str(folder), str(folder))
     assert "memory_capacity_before" in experiment.metrics
     assert "memory_capacity_after" not in experiment.metrics
     summary = experiment.summary()
