@@ -259,6 +259,8 @@ def memory(folder, corpus, dataset, random_generator):
         found = dict(
             zip(faults.SMALL, pool.map(lambda model: _watch(folder, dataset, model), faults.SMALL))
         )
+    # A run keeps the time of each step and its evaluations, about 100 bytes an iteration; a leaked
+    # gradient would be 10,000 and more.
     for model, growth in found.items():
         assert growth["bytes_an_iteration"] < 1000, (model, growth)
         assert growth["open_files_grown"] == 0, (model, growth)
@@ -283,11 +285,15 @@ def _watch(folder, dataset, model):
         assert process.wait() == 0
     iterations, resident, n_files = np.array(samples, float).T
     slope = np.polyfit(iterations, resident, 1)[0]
+    # A sample may fall into the writing of a checkpoint, which holds a file open; the smallest
+    # number of a quarter of the samples does not, and grows with every file that is not closed.
+    quarter = len(samples) // 4
     return {
         "iterations": int(iterations[-1] - iterations[0]),
         "bytes_an_iteration": round(float(slope), 1),
         "resident_mb_first_last": [round(float(resident[i]) / 1e6, 2) for i in (0, -1)],
-        "open_files_grown": int(n_files[-1] - n_files[0]),
+        "open_files_grown": int(min(n_files[-quarter:]) - min(n_files[:quarter])),
+        "open_files_most": int(max(n_files)),
     }
 
 

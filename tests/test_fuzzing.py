@@ -3,7 +3,7 @@
 import pytest
 from fuzzing import TARGETS
 
-N_CASES = {"corpus": 15, "dataset_folder": 60}
+N_CASES = {"corpus": 15, "dataset_folder": 60, "weights": 60}
 
 
 @pytest.mark.parametrize("name", TARGETS)

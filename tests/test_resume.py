@@ -24,7 +24,6 @@ import solve_timit_with_framewise_lstm as lstm  # noqa: E402
 import training  # noqa: E402
 
 SIZE = {lsnn: ["--n_regular=6", "--n_adaptive=4", "--n_repeat=1"], lstm: ["--n_lstm=8"]}
-BOTH = pytest.mark.parametrize("script", [lsnn, lstm], ids=["lsnn", "lstm"])
 
 
 class Run:
@@ -117,19 +116,18 @@ def test_interrupted_and_uninterrupted_runs_are_equal(
     assert_same_run(whole.folder, run.folder)
 
 
-@BOTH
-def test_the_checkpoint_is_all_that_counts(script, short_dataset, tmp_path, at, eager):
+def test_the_checkpoint_is_all_that_counts(short_dataset, tmp_path, at, eager):
     """Lines and weights beyond it, or torn ones, are replaced on resuming."""
-    whole = Run(script, short_dataset(), tmp_path / "whole", "--print_every=3")
+    whole = Run(lstm, short_dataset(), tmp_path / "whole", "--print_every=3")
     whole.go_on()
-    run = Run(script, short_dataset(), tmp_path / "run", "--print_every=3")
+    run = Run(lstm, short_dataset(), tmp_path / "run", "--print_every=3")
     at(4, send(signal.SIGTERM))
     with pytest.raises(Interrupted):
         run.go_on()
     os.replace(run.folder / "checkpoint_before.npz", run.folder / "checkpoint.npz")
     assert run.checkpoint().iteration == 3
     os.truncate(run.folder / "metrics.jsonl", os.path.getsize(run.folder / "metrics.jsonl") - 30)
-    other = Run(script, short_dataset(), tmp_path / "other", "--seed=2")
+    other = Run(lstm, short_dataset(), tmp_path / "other", "--seed=2")
     other.go_on()
     os.replace(other.folder / "last.npz", run.folder / "best.npz")
     run.go_on()
@@ -270,8 +268,8 @@ def test_killed_runs_of_the_script_are_equal(tiny_processed, tmp_path, said_to_r
             assert process.wait(timeout=120) == 0
         finally:
             process.kill()
-    result = interrupted_run(tmp_path, command, [0.5, 2.5])
-    assert result.n_kills > 0
+    result = interrupted_run(tmp_path, command, [1.2])
+    assert result.n_kills == 1
     assert_same_run(folder, result.folder)
 
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
