@@ -70,7 +70,7 @@ def test_a_bad_utterance_is_named_with_step_and_variable(
 @BOTH
 def test_a_failed_step_changes_nothing(script, short_dataset):
     flag_values, network = build(script, short_dataset(), "--eprop=adaptive")
-    optimizer = training.make_optimizer(True, 0.9, 1e-5)
+    optimizer = training.make_optimizer(flag_values, network)
     variables = network.trainable_variables
     step = training.make_train_step(network, optimizer, variables, flag_values, 1)
     features, phns, seq_len = short_dataset().train.batch([0, 1])
@@ -79,7 +79,7 @@ def test_a_failed_step_changes_nothing(script, short_dataset):
     with pytest.raises(UserError, match="iteration 1 .epoch 0.: the .* is not finite"):
         batch = short_dataset().train.batch([0, 1])
         with health.failures_explained(1, 0, batch, network.weights(), "advice"):
-            step(np.full_like(features, np.inf), phns, seq_len, 0.02, 1)
+            step(np.full_like(features, np.inf), phns, seq_len, 0.01, 1)
     for value, variable in zip(before, (*network.variables, *optimizer.variables)):
         np.testing.assert_array_equal(value, variable.numpy())
 
@@ -93,7 +93,7 @@ def test_a_gradient_is_named_where_the_loss_is_finite(short_dataset, eager, monk
         return output, losses, [g * np.inf if i >= 1 else g for i, g in enumerate(gradients)]
 
     monkeypatch.setattr(training, "compute_gradients", spoilt)
-    optimizer = training.make_optimizer(True, 0.9, 1e-5)
+    optimizer = training.make_optimizer(flag_values, network)
     variables = network.trainable_variables
     step = training.make_train_step(network, optimizer, variables, flag_values, 1)
     batch = short_dataset().train.batch([0])
@@ -108,7 +108,7 @@ def test_a_gradient_is_named_where_the_loss_is_finite(short_dataset, eager, monk
 
 def test_bad_weights_are_named(short_dataset, eager):
     flag_values, network = build(lstm, short_dataset())
-    optimizer = training.make_optimizer(True, 0.9, 1e-5)
+    optimizer = training.make_optimizer(flag_values, network)
     variables = network.trainable_variables
     step = training.make_train_step(network, optimizer, variables, flag_values, 1)
     network.readout.w_out.assign(np.full(network.readout.w_out.shape, np.nan))
