@@ -21,6 +21,7 @@ command_line.import_tensorflow()
 
 import tensorflow as tf  # noqa: E402
 
+import event_driven  # noqa: E402
 import figures  # noqa: E402
 import front_end  # noqa: E402
 import models  # noqa: E402
@@ -323,6 +324,43 @@ def test_two_steps_are_those_of_the_textbook(is_adam, short_dataset, batch, eage
             moved = weights[k][name] - weights[k + 1][name]
             # float32: a weight near 1 is known to 1e-7, a step is a few hundredths at most.
             np.testing.assert_allclose(moved, steps[k], rtol=1e-3, atol=3e-7, err_msg=name)
+
+
+@pytest.mark.parametrize("rule", ["bptt", "symmetric"])
+def test_engines_do_not_part_in_float64(rule, short_dataset):
+    """Ten steps of training: the same spikes, and weights that differ by rounding alone."""
+    dataset = short_dataset()
+    flag_values = parse(lsnn)
+    trained = {}
+    for engine in models.ENGINES:
+        network = models.Lsnn(
+            dataset.n_features,
+            dataset.n_phns,
+            rule,
+            event_driven.alif_parameters(12, 6),
+            np.random.default_rng(1),
+            weight_scale=0.3,
+            engine=engine,
+            dtype=tf.float64,
+        )
+        optimizer = training.make_optimizer(flag_values, network)
+        step = training.make_train_step(
+            network, optimizer, network.trainable_variables, flag_values, 1
+        )
+        first = values(network.weights())
+        for iteration in range(10):
+            features, phns, seq_len = dataset.train.batch([iteration % 6, (iteration + 3) % 6])
+            step(features.astype(np.float64), phns, seq_len, 0.01, iteration)
+        batch = dataset.train.batch(range(6))
+        output = network(batch.features.astype(np.float64), batch.seq_len, with_spikes=True)
+        trained[engine] = values(network.weights()), output.spikes[0].numpy()
+    (dense, dense_spikes), (event, event_spikes) = (trained[e] for e in ("dense", "event"))
+    np.testing.assert_array_equal(event_spikes, dense_spikes)
+    assert 0.01 < dense_spikes.mean() < 0.5
+    for name in dense:
+        moved = np.abs(dense[name] - first[name]).max()
+        assert moved > 1e-3, name
+        np.testing.assert_allclose(event[name], dense[name], rtol=0, atol=1e-9 * moved)
 
 
 def test_mirror_decay_shrinks_readout_and_feedback(short_dataset, batch, eager):
