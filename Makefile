@@ -49,7 +49,9 @@ soak: setup
 bench: setup
 	$(PYTHON) benchmarks/training_step.py --model=lsnn,lstm --json=benchmarks/training_step.json
 	$(PYTHON) benchmarks/scaling.py --json=benchmarks/scaling_lsnn.json
-	$(PYTHON) benchmarks/epoch.py --json=benchmarks/epoch.json
+	$(PYTHON) benchmarks/scaling.py --model=lstm --base_neurons=200 --neurons=50,100,200,400,800 \
+		--json=benchmarks/scaling_lstm.json
+	$(PYTHON) benchmarks/epoch.py --model=lsnn,lstm --json=benchmarks/epoch.json
 
 frame_errors: setup
 	$(PYTHON) benchmarks/frame_errors.py --timit="$(TIMIT)"

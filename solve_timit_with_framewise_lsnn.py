@@ -1,6 +1,7 @@
-"""Framewise phone classification of TIMIT with a bidirectional LSNN, by BPTT or e-prop.
+"""Framewise phone classification of TIMIT with an LSNN, by BPTT or e-prop.
 
-    CUDA_VISIBLE_DEVICES=0 python3 solve_timit_with_framewise_lsnn.py --eprop=symmetric --preproc=mfccs
+    CUDA_VISIBLE_DEVICES=0,1 python3 solve_timit_with_framewise_lsnn.py --eprop=symmetric --preproc=mfccs
+    python3 solve_timit_with_framewise_lsnn.py --eprop=symmetric --init=lmu
 
 reads `timit_processed` (made by timit_processing.py) and writes a run folder under `results`. On
 the 16-speaker sample, with --batch=8 --n_epochs=20 --print_every=20: half a minute on two cores, frame

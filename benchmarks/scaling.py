@@ -3,12 +3,12 @@
     python3 benchmarks/scaling.py --json=scaling.json
     python3 benchmarks/scaling.py --model=lstm --rule=bptt --engine=dense
 
-times whole steps (forward pass, loss, backward pass, Adam) of the LSNN or the LSTM on an engine,
-the CPU's own unless told, varying frames, neurons (LSTM: cells) per direction, batch, firing rate and threads one at a
-time from the `--base_*` values. Prints a Markdown table of medians with the part of them that the
-engine itself takes, the exponents p of fits seconds ~ size^p, and the memory that a neuron
-and simulated step more costs (from the peaks of two processes that train on utterances of the
-base's and of the greatest length), and draws `--figure`.
+times whole steps (forward pass, loss, backward pass, Adam) of the LSNN or the LSTM on an engine, the
+CPU's own unless told, varying frames, neurons (LSTM: cells) per direction, batch, firing rate and
+threads one at a time from the `--base_*` values. Prints a Markdown table of medians with the part
+of them that the engine itself takes, the exponents p of fits seconds ~ size^p, and the memory that
+a neuron and simulated step more costs (from the peaks of two processes that train on utterances of
+the base's and of the greatest length), and draws `--figure`.
 
 The points of one process take turns, so that what else the machine does in the meantime falls on
 all of them. On two quiet cores: about five minutes.

@@ -10,7 +10,8 @@ of the process, TensorFlow's import included. `--json` takes every row with all 
 
 The LSNN's weights are scaled until it fires at `--rate_hz` (mean over all neurons); the features
 are Gaussian noise smoothed over some 50 ms, and no utterance has padding. Beside the LSTM's own
-engines stands, under BPTT, Keras' LSTM layer with the same readout, loss and optimiser. On two cores: about five seconds a row and the steps, which for the dense LSNN take seconds each.
+engines stands, under BPTT, Keras' LSTM layer with the same readout, loss and optimiser. On two
+cores: about five seconds a row and the steps, which for the dense LSNN take seconds each.
 """
 
 import statistics

@@ -7,7 +7,6 @@ import subprocess
 import sys
 
 import lmu_init
-import lmu_matched
 import memory
 import numpy as np
 import pytest
