@@ -135,8 +135,8 @@ def load(folder, weights, optimizer):
 
 
 def exists(folder):
-    """Whether a run folder holds a checkpoint, readable or not."""
-    return any(os.path.exists(os.path.join(folder, name)) for name in (LAST, BEFORE))
+    """Whether a run folder holds a checkpoint, readable or not; "" is no folder."""
+    return folder != "" and any(os.path.exists(os.path.join(folder, name)) for name in (LAST, BEFORE))
 
 
 def remove(folder):

@@ -34,7 +34,8 @@ def make_front_end(kind, utterances, n_static, n_channels, order, theta_ms):
         Function: features [frames, features] -> [frames, features + q d] float32.
 
     Raises:
-        UserError: more channels than static features, or theta without a frame for each delay.
+        UserError: more channels than static features, theta without a frame for each delay, or a
+            column without variance.
     """
     theta_frames = legendre_memory.theta_steps(theta_ms, 1)
     if n_channels > n_static:
@@ -59,6 +60,11 @@ def make_front_end(kind, utterances, n_static, n_channels, order, theta_ms):
         return np.concatenate([padded[delays[-1] - k :][: len(channels)] for k in delays], axis=1)
 
     std = np.concatenate([past(features) for features in utterances]).std(axis=0)
+    if np.any(std < 1e-9):
+        raise UserError(
+            f"--front_end={kind}: a column is constant in the training set: give a smaller "
+            "--front_end_theta_ms, than the utterances last, or fewer --front_end_channels"
+        )
 
     def append_past(features):
         return np.concatenate([features, past(features) / std], axis=1).astype(np.float32)

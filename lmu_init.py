@@ -45,6 +45,17 @@ NEURONS_PER_DIMENSION = 16  # of the state; with fewer, decoding noise swamps th
 LOOP_UTTERANCES = 32  # by which the eigenvalues of a loop are found
 RATE_UTTERANCES = 16  # by which random weights are scaled to the LMU's rate
 STREAM_SEEDING, STREAM_SHUFFLING, STREAM_RANDOM = range(3)  # of random numbers from one seed
+NEURON_FLAGS = (
+    "n_regular",
+    "n_adaptive",
+    "n_repeat",
+    "dt",
+    "tau_v",
+    "tau_a",
+    "thr",
+    "beta",
+    "n_ref",
+)
 SEEDED = ("w_in", "w_rec", "A", "B", "E", "D", "P")
 STARTS = ("lmu", "shuffled", "random", "random_scaled")
 
@@ -264,7 +275,7 @@ def save_seed(path, layer, settings):
 
 
 def load_seed(path, n_features, n_neurons, n_directions=2):
-    """Read a file of `save_seed` for a layer of this size.
+    """Read a file of `save_seed` for a layer of this size; further directions are left out.
 
     Returns:
         (`SeededLayer`, settings).
@@ -282,6 +293,8 @@ def load_seed(path, n_features, n_neurons, n_directions=2):
         raise UserError(
             f"--init: {path} holds no seed: it {error}: expected an .npz of lmu_init.py"
         ) from None
+    for name in {"w_in", "w_rec"} & set(arrays):  # the forward cell may be wanted alone
+        arrays[name] = arrays[name][:n_directions] if arrays[name].ndim else arrays[name]
     missing = [name for name in (*SEEDED, "settings") if name not in arrays]
     if missing:
         raise UserError(f"--init: {path} has no {missing[0]}: expected an .npz of lmu_init.py")
@@ -561,7 +574,8 @@ def main(flag_values):
         flag_values.n_adaptive,
         **{
             name: getattr(flag_values, name)
-            for name in ("tau_v", "tau_a", "thr", "beta", "n_ref", "dt", "n_repeat")
+            for name in NEURON_FLAGS
+            if name not in ("n_regular", "n_adaptive")
         },
     )
     layer = seed_layer(

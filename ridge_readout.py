@@ -17,6 +17,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp
 
 import models
+from command_line import UserError
 
 LAMBDA = 1e-3
 GAINS = (3, 12)
@@ -29,18 +30,34 @@ def fit_readout(network, split, batch_size):
         network: models.Network with a readout bias.
         split: timit_dataset.Split, the training set.
         batch_size: utterances at a time.
+
+    Raises:
+        UserError: the layers' activity is 0 throughout.
     """
     readout = network.readout
-    y = np.concatenate(list(_activities(network, split, batch_size)))  # [frames, n_out]
-    phns = np.concatenate(split.phns)
-    one_hot = np.eye(readout.w_out.shape[1])[phns]
-    y_mean, one_hot_mean = y.mean(axis=0, dtype=np.float64), one_hot.mean(axis=0)
-    covariance = y.T.astype(np.float64) @ y / len(y) - np.outer(y_mean, y_mean)
-    cross = y.T @ one_hot / len(y) - np.outer(y_mean, one_hot_mean)
-    covariance[np.diag_indices_from(covariance)] += LAMBDA * np.trace(covariance) / len(covariance)
-    weights = scipy.linalg.solve(covariance, cross, assume_a="pos")
+    n_out, n_classes = readout.w_out.shape
+    y_mean, squares = np.zeros(n_out), np.zeros((n_out, n_out))
+    one_hot_mean, cross = np.zeros(n_classes), np.zeros((n_out, n_classes))
+    # Sums over utterances: the activity of a whole corpus would take gigabytes.
+    for y, phns in zip(_activities(network, split, batch_size), split.phns):
+        y, one_hot = y.astype(np.float64), np.eye(n_classes)[phns]
+        y_mean += y.sum(axis=0) / split.n_frames
+        one_hot_mean += one_hot.sum(axis=0) / split.n_frames
+        squares += y.T @ y / split.n_frames
+        cross += y.T @ one_hot / split.n_frames
+    covariance = squares - np.outer(y_mean, y_mean)
+    cross -= np.outer(y_mean, one_hot_mean)
+    covariance[np.diag_indices(n_out)] += LAMBDA * np.trace(covariance) / n_out
+    try:
+        weights = scipy.linalg.solve(covariance, cross, assume_a="pos")
+    except np.linalg.LinAlgError:
+        raise UserError(
+            "--readout_init=ridge: the layers do not answer to the training speech, so that "
+            "nothing can be fitted: try larger initial weights (LSNN: --weight_scale)"
+        ) from None
     bias = one_hot_mean - y_mean @ weights
-    shares = y @ weights + bias
+    shares = np.concatenate([y @ weights + bias for y in _activities(network, split, batch_size)])
+    phns = np.concatenate(split.phns)
     gain = minimize_scalar(
         lambda gain: np.mean(logsumexp(gain * shares, axis=1))
         - gain * np.mean(shares[np.arange(len(phns)), phns]),

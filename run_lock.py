@@ -55,7 +55,13 @@ def exclusive(lock_path, folder):
             )
         if owner:
             print(f"note: {folder}: {_description(owner)} ended without finishing its work there")
-        _write_owner(file)
+        try:
+            _write_owner(file)
+        except OSError as error:
+            os.unlink(lock_path)
+            raise UserError(
+                f"{folder}: its lock {lock_path} cannot be written ({error.strerror}): make room"
+            ) from None
         try:
             yield
         finally:
@@ -105,10 +111,9 @@ def _write_owner(file):
         "since": datetime.datetime.now().isoformat(" ", "seconds"),
         "command": sys.argv,
     }
-    file.seek(0)
-    file.truncate()
-    json.dump(owner, file)
-    file.flush()
+    # Unbuffered: on a full disk closing the file would fail once more.
+    os.ftruncate(file.fileno(), 0)
+    os.pwrite(file.fileno(), json.dumps(owner).encode(), 0)
 
 
 def _user():

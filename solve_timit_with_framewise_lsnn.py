@@ -17,6 +17,7 @@ command_line.import_tensorflow()
 
 import tensorflow as tf  # noqa: E402
 
+import checkpoints  # noqa: E402
 import eprop  # noqa: E402
 import event_driven  # noqa: E402
 import lmu_init  # noqa: E402
@@ -109,7 +110,7 @@ def check_flags(flag_values):
             f"--init={flag_values.init}: expected random, {', '.join(SEEDED_STARTS)}, or an .npz "
             "file of lmu_init.py"
         )
-    if is_seeded and not flag_values.rec:
+    if flag_values.init != "random" and not flag_values.rec:
         raise command_line.UserError(
             f"--norec with --init={flag_values.init}: the memory is in the recurrent weights; "
             "leave out one of the two"
@@ -188,8 +189,9 @@ def make_network(flag_values, dataset, seed):
 
 
 def make_first_layer(flag_values, dataset, parameters, weight_scale, seed):
-    """(w_in, w_rec) of the first layer that `--init` names; None for a random one."""
-    if flag_values.init == "random":
+    """(w_in, w_rec) of the first layer that `--init` names; None for a random one, or where a
+    checkpoint will replace it."""
+    if flag_values.init == "random" or checkpoints.exists(flag_values.resume):
         return None
     if flag_values.init not in SEEDED_STARTS:
         layer, settings = lmu_init.load_seed(
@@ -198,6 +200,13 @@ def make_first_layer(flag_values, dataset, parameters, weight_scale, seed):
             len(parameters.alpha),
             flag_values.n_directions,
         )
+        for name in ("preproc", *lmu_init.NEURON_FLAGS):
+            value = getattr(flag_values, name)
+            if settings.get(name, value) != value:
+                raise command_line.UserError(
+                    f"--init: {flag_values.init} was made with --{name}={settings[name]}, expected "
+                    f"{value}, that of this run: seed anew with lmu_init.py"
+                )
         if settings.get("splits") != ["train"]:
             print(
                 f"note: {flag_values.init} was seeded on more speech than the training set: for "

@@ -160,7 +160,8 @@ class TimitDataset:
     Attributes:
         train, develop, test: `Split`.
         n_features: columns of the features, deltas included.
-        n_static: how many of them, the first ones, are no deltas.
+        n_static: how many of them, the first ones, are the folder's own and no deltas of them (htk:
+            all).
         n_phns: number of classes.
         phn_list: names of the classes; index 0 is silence.
         reduced_phn_list: names of the 39 reduced classes.
@@ -277,7 +278,7 @@ def with_deltas(features):
 
 def _delayed(phns, n_frames):
     """Labels [frames] of `n_frames` ago, silence before the first; as many as there were."""
-    silence = np.zeros(n_frames, phns.dtype)
+    silence = np.zeros(min(n_frames, len(phns)), phns.dtype)
     return np.concatenate([silence, phns])[: len(phns)]
 
 
@@ -427,7 +428,8 @@ def _read_utterances(folder, preproc, reduced_phns):
     for name, f, labels in zip(_names(metadata), features, phns):
         if not (_is_array(f, 2, "fiu") and f.size and np.abs(f).max() <= _MAX_FEATURE):
             raise UserError(
-                f"'{features_file}': {name} is no [frames, features] array of finite numbers: "
+                f"'{features_file}': {name} is no [frames, features] array of finite numbers up to "
+                f"{_MAX_FEATURE:.0e}: "
                 f"{_REMAKE}"
             )
         if not _is_array(labels, 1, "iu"):

@@ -344,16 +344,20 @@ def make_run_folder(flag_values, script, seed, dataset=None, held=None):
     settings = flag_values.flag_values_dict()
     for name in ("help", "h"):
         del settings[name]
-    write_json(
-        os.path.join(path, "flags.json"),
-        {
-            "script": script,
-            "flags": settings,
-            "seed": seed,
-            "command": sys.argv,
-            **surroundings(dataset),
-        },
-    )
+    record = {
+        "script": script,
+        "flags": settings,
+        "seed": seed,
+        "command": sys.argv,
+        **surroundings(dataset),
+    }
+    try:
+        write_json(os.path.join(path, "flags.json"), record)
+    except OSError as error:
+        shutil.rmtree(path, ignore_errors=True)  # it could not be resumed
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror}): make room, or choose other --results"
+        ) from None
     print(f"run folder: {path}")
     return path
 
@@ -608,7 +612,8 @@ def make_train_step(network, optimizer, variables, flag_values, seed):
     """Compile one step of training; one trace serves batches of all shapes.
 
     Under a `tf.distribute` strategy every replica is given the whole batch, takes its share of the
-    utterances, and the gradients are summed: the step is the same on any number of devices.
+    utterances, and the gradients are summed: the step is the same on any number of devices, dropout
+    excepted.
 
     Args:
         network: models.Network.
@@ -835,12 +840,15 @@ def run(
         if folder and is_chief:
             held.enter_context(_lock(folder))
         if folder and os.path.exists(os.path.join(folder, "metrics.json")):
+            checkpoints.remove(folder)  # where a kill came between the two
             print(f"{folder}: this run has ended, there is nothing to resume")
             return
         if not is_chief:  # it computes the same, and what it writes is dropped
             scratch = held.enter_context(tempfile.TemporaryDirectory())
             if folder:
-                shutil.copytree(folder, scratch, dirs_exist_ok=True)
+                # Hidden files are the chief's lock and what it clears away.
+                hidden = shutil.ignore_patterns(".*")
+                shutil.copytree(folder, scratch, dirs_exist_ok=True, ignore=hidden)
             folder = scratch
         elif folder:
             remove_leftovers(folder)
@@ -871,7 +879,11 @@ def _compare_with_source(checkpoint, dataset):
     """Warn if weights come from a run on other data or with other package versions."""
     folder = checkpoint if os.path.isdir(checkpoint) else os.path.dirname(checkpoint)
     if os.path.exists(os.path.join(folder, "flags.json")):
-        record = read_record(folder)
+        try:
+            record = read_record(folder)
+        except UserError as error:
+            print(f"note: {error}")
+            return
         warn_of_differences(folder, record, surroundings(dataset), ("data_sha256", "versions"))
 
 
@@ -901,6 +913,11 @@ def _told_how_to_continue(folder):
         raise Interrupted(interruption.signal_number, f"continue with: {command}") from None
     except tf.errors.ResourceExhaustedError as error:
         raise MemoryError(one_line(error.message)[:200]) from None
+    except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
+        raise UserError(
+            "another of the processes that TF_CONFIG names has ended "
+            f"({type(error).__name__}): stop all of them and start them again, with --resume={folder}"
+        ) from None
     except OSError as error:
         raise UserError(
             f"{folder}: cannot be written ({error.strerror or error}); what was written before is "

@@ -316,8 +316,15 @@ def test_a_seed_of_another_network_is_refused(tmp_path, layer):
     for size in ({"n_features": 39, "n_neurons": 50}, {"n_features": 12, "n_neurons": 400}):
         with pytest.raises(UserError, match=r"w_in in .*\(2, 12, 50\), expected float \(2, "):
             lmu_init.load_seed(path, **size)
-    with pytest.raises(UserError, match=r"expected float \(1, 12, 50\)"):
-        lmu_init.load_seed(path, n_features=12, n_neurons=50, n_directions=1)
+
+
+def test_the_forward_cell_may_be_taken_alone(tmp_path, layer):
+    path = tmp_path / "seed.npz"
+    lmu_init.save_seed(path, layer, {})
+    forward, _ = lmu_init.load_seed(path, n_features=12, n_neurons=50, n_directions=1)
+    for name in ("w_in", "w_rec"):
+        expected = getattr(layer, name)[:1].astype(np.float32)
+        np.testing.assert_array_equal(getattr(forward, name), expected)
 
 
 # --------------------------------------------------------------------------- speakers

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import command_line
+from command_line import UserError
 
 command_line.import_tensorflow()
 
@@ -28,6 +29,14 @@ def cross_entropy(network, split):
         logits = logits - logits.max(axis=1, keepdims=True)
         losses.append(np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(len(phns)), phns])
     return np.concatenate(losses).mean()
+
+
+def test_a_silent_layer_is_no_traceback(short_dataset, eager):
+    dataset = short_dataset()
+    network = make_network("lsnn", dataset)
+    network.layers[0].w_in.assign(np.zeros(network.layers[0].w_in.shape))
+    with pytest.raises(UserError, match="ridge.*larger initial weights"):
+        ridge_readout.fit_readout(network, dataset.train, 2)
 
 
 @pytest.mark.parametrize("kind, quirks", [("lsnn", False), ("lsnn", True), ("lstm", False)])

@@ -623,7 +623,7 @@ def seed_file(tiny_processed, tmp_path_factory):
         lmu_init.lmu_settings(flag_values, dataset.n_static),
         np.random.default_rng(1),
     )
-    lmu_init.save_seed(path, layer, {"seed": 1})
+    lmu_init.save_seed(path, layer, {"seed": 1, "tau_v": 20.0})
     return path
 
 
@@ -680,6 +680,11 @@ def test_a_seeded_run_records_its_memory(serve, seed_file, tiny_processed):
 def test_a_seed_of_another_network_is_refused(serve, seed_file):
     process = serve(lsnn, f"--init={seed_file}")
     assert_user_error(process, "--init", seed_file, "(2, 39, 50)", "(2, 39, 7)")
+    size = ["--n_regular=40", "--n_adaptive=10", f"--init={seed_file}"]
+    process = serve(lsnn, *size, "--tau_v=30")
+    assert_user_error(process, "--init", seed_file, "--tau_v=20.0", "30.0")
+    process = serve(lsnn, *size, "--norec")
+    assert_user_error(process, "--norec", "--init")
     process = serve(lsnn, "--init=nowhere.npz")
     assert_user_error(process, "--init", "nowhere.npz", "lmu_init.py")
 
