@@ -9,8 +9,8 @@ test_frame_error            with the weights of the best evaluation
 memory_capacity_before, memory_capacity_after
                             training, of LSNNs: see memory.py
 iterations_to_reach         the first evaluation with a development error not above the final error
-                            of the baseline's run with the same seed (or the plan's `reach_error`);
-                            infinite if never
+                            of the first baseline's run with the same seed (or the plan's
+                            `reach_error`); infinite if never; not compared with other baselines
 
 Mean, standard deviation (n - 1) and 95 % interval are over seeds; the interval is that of Student's
 t, as if the seeds' errors were normally distributed. A difference is condition minus baseline, seed
@@ -261,6 +261,10 @@ class Experiment:
                 )
         return pd.DataFrame(rows)
 
+    def _is_error_to_reach_of(self, baseline):
+        """Whether `iterations_to_reach` asks condition and baseline for one error."""
+        return self.plan.reach_error is not None or baseline == self.plan.baselines[0]
+
     def differences(self):
         """DataFrame, a row each baseline, condition and metric: paired difference from it."""
         rows = []
@@ -271,6 +275,8 @@ class Experiment:
                 if baseline.items() <= point.items() or pairs.empty:
                     continue
                 for metric in self.metrics:
+                    if metric == REACH and not self._is_error_to_reach_of(baseline):
+                        continue
                     rows.append(
                         {
                             "baseline": _spoken_point(baseline),
@@ -546,7 +552,10 @@ def _search_report(plan, storage, report_folder):
         raise UserError(f"{storage}: holds no study '{plan.name}'") from None
     trials = study.trials_dataframe(attrs=("number", "value", "params", "user_attrs", "state"))
     _write_csv(os.path.join(report_folder, "trials.csv"), trials)
-    complete = trials[trials["state"] == "COMPLETE"].nsmallest(10, "value")
+    if trials.empty:
+        return [best_trial_line(study) + "."]
+    complete = trials[trials["state"] == "COMPLETE"]
+    complete = complete.astype({"value": float}).nsmallest(10, "value")
     rows = []
     for row in complete.to_dict("records"):
         parameters = {name.removeprefix("params_"): v for name, v in row.items()

@@ -478,9 +478,9 @@ def _summary(metrics):
 def _remove_other_records(folder, runs):
     """Delete records of runs that the plan no longer has; the run folders stay."""
     names = {f"{settings.name}.txt" for settings in runs}
-    for path in glob.glob(os.path.join(glob.escape(folder), "*.txt")):
-        if os.path.basename(path) not in names:
-            os.unlink(path)
+    for name in set(os.listdir(folder)) - names:
+        if re.search(r"seed=\d+_[0-9a-f]{10}\.txt$", name):
+            os.unlink(os.path.join(folder, name))
 
 
 # --------------------------------------------------------------------------- search

@@ -391,7 +391,9 @@ def measure_starts(layer, speech, parameters, n_regular, n_phns, seed, say=print
     scale = scale_for_rate(w_in, w_rec, parameters, fit, rate_hz)
     say(f"random weights fire at the LMU's {rate_hz:.0f} Hz when multiplied by {scale:.3f}")
     shuffled = shuffled_rows(
-        layer.w_rec, n_regular, np.random.default_rng([seed, STREAM_SHUFFLING])
+        layer.w_rec,
+        min(n_regular, layer.D.shape[-1]),  # the LMU's: others must not come to drive its loop
+        np.random.default_rng([seed, STREAM_SHUFFLING]),
     )
     weights = {
         "lmu": (layer.w_in, layer.w_rec),

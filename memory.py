@@ -16,7 +16,7 @@ of them.
 R2 is that of the forward cell: the backward one is still to meet the frames before. The first 20
 frames of an utterance are left out of it, as the channels of 20 frames before do not exist. The
 phone is the greatest of as many predictions (target: 1 for the phone, else 0); its accuracy counts
-all frames, as the frame error of training does.
+all frames alike (training's frame error counts each utterance once).
 """
 
 import functools
@@ -31,7 +31,7 @@ from command_line import UserError
 MAX_DELAY_FRAMES = 20
 READOUT_TAU_FRAMES = 3
 LAMBDAS = 10.0 ** np.arange(-7, -1)
-MOST_FIT_UTTERANCES, MOST_HELD_OUT_UTTERANCES = 192, 96  # twice the 16-speaker sample
+MOST_FIT_UTTERANCES, MOST_HELD_OUT_UTTERANCES = 192, 96  # more than the 16-speaker sample has
 BATCH = 8  # utterances simulated at a time
 
 

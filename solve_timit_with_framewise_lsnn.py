@@ -110,6 +110,11 @@ def check_flags(flag_values):
             f"--init={flag_values.init}: expected random, {', '.join(SEEDED_STARTS)}, or an .npz "
             "file of lmu_init.py"
         )
+    if flag_values.init != "random" and flag_values.tau_v_spread:
+        raise command_line.UserError(
+            f"--tau_v_spread with --init={flag_values.init}: the membrane's time constant is that "
+            "of the memory's loop; leave out one of the two"
+        )
     if flag_values.init != "random" and not flag_values.rec:
         raise command_line.UserError(
             f"--norec with --init={flag_values.init}: the memory is in the recurrent weights; "
@@ -225,7 +230,8 @@ def make_first_layer(flag_values, dataset, parameters, weight_scale, seed):
     )
     if flag_values.init == "lmu":
         return layer.w_in, layer.w_rec
-    shuffled = lmu_init.shuffled_rows(layer.w_rec, flag_values.n_regular, random_generator)
+    n_lmu = lmu_init.n_of_lmu(flag_values.n_regular, flag_values.lmu_fraction)
+    shuffled = lmu_init.shuffled_rows(layer.w_rec, n_lmu, random_generator)
     return layer.w_in, shuffled
 
 
