@@ -213,6 +213,15 @@ def test_memory_is_compared_where_it_was_measured(experiment_folder):
     assert (rows["n"] == 3).all()
 
 
+def test_iterations_are_compared_with_the_baseline_that_sets_the_error(experiment_folder):
+    plan = {**PLAN, "baseline": [{"start": "small"}, {"eprop": "random"}]}
+    folder = experiment_folder(plan)
+    differences = Experiment(str(folder), str(folder)).differences()
+    of_iterations = differences[differences["metric"] == "iterations_to_reach"]
+    assert set(of_iterations["baseline"]) == {"start 'small'"}
+    assert len(set(differences["baseline"])) == 2
+
+
 def test_several_baselines_and_a_given_error(experiment_folder):
     plan = {**PLAN, "baseline": [{"start": "small"}, {"eprop": "random"}], "reach_error": 0.611}
     folder = experiment_folder(plan)

@@ -366,3 +366,11 @@ def test_values_are_drawn_from_the_ranges_of_the_plan():
     assert 60 < np.exp(np.mean(np.log(theta_ms))) < 130  # the geometric mean of 20 and 400 is 89
     assert set(order) == {2, 4, 6, 8} and all(isinstance(value, int) for value in order)
     assert set(rule) == {"symmetric", "random"}
+
+
+def test_records_of_other_runs_go_and_notes_stay(tmp_path):
+    stale, notes = tmp_path / "start=LMU_seed=7_0123456789.txt", tmp_path / "notes.txt"
+    for path in (stale, notes):
+        path.write_text("x")
+    explore_parameters._remove_other_records(str(tmp_path), [])
+    assert os.listdir(tmp_path) == ["notes.txt"]

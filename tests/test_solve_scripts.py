@@ -421,6 +421,8 @@ def test_spread_time_constants_are_whole_or_half(short_dataset):
         (lsnn, ["--engine=dense", "--dt=0.98"], ["dt_ms = 0.98", "--nomeasure_memory"]),
         (lsnn, ["--init=LMU"], ["--init=LMU", "random", "lmu_shuffled", ".npz"]),
         (lsnn, ["--init=lmu", "--norec"], ["--norec", "--init=lmu"]),
+        (lsnn, ["--init=seed.npz", "--norec"], ["--norec", "--init=seed.npz"]),
+        (lsnn, ["--init=seed.npz", "--tau_v_spread"], ["--tau_v_spread", "--init=seed.npz"]),
         (lsnn, ["--init=lmu", "--order=75"], ["--order=75", "300", "300 regular neurons"]),
         (lsnn, ["--init=lmu", "--theta_ms=9"], ["--theta_ms=9", "10 ms"]),
         (lsnn, ["--n_regular=0", "--n_adaptive=0"], ["--n_regular=0", "--n_adaptive=0"]),
