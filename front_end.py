@@ -48,7 +48,8 @@ def make_front_end(kind, utterances, n_static, n_channels, order, theta_ms):
             f"{legendre_memory.FRAME_MS:g} ms for each of --front_end_order={order}"
         )
     projection = principal_directions(utterances, n_static, n_channels)
-    ad, bd = legendre_memory.discrete(order, theta_frames)
+    if kind == "lmu":
+        ad, bd = legendre_memory.discrete(order, theta_frames)
     delays = np.round(theta_frames / order * np.arange(1, order + 1)).astype(int)
 
     def past(features):

@@ -32,7 +32,7 @@ import numpy as np
 from scipy.signal import dlsim
 from scipy.special import eval_sh_legendre
 
-from nengolib_compat import nengolib
+from nengolib_compat import import_nengolib
 from timit_facts import FRAME_HOP_SAMPLES, SAMPLE_RATE_HZ
 
 FRAME_MS = 1000 * FRAME_HOP_SAMPLES / SAMPLE_RATE_HZ
@@ -51,7 +51,7 @@ def continuous(order, theta):
     """
     if not theta > 0:
         raise ValueError(f"theta is {theta}, expected above 0")
-    system = nengolib.synapses.LegendreDelay(theta, order)
+    system = import_nengolib().synapses.LegendreDelay(theta, order)
     return system.A, system.B[:, 0]
 
 
@@ -63,7 +63,7 @@ def discrete(order, theta):
     """
     a, b = continuous(order, theta)
     readout = np.eye(order), np.zeros((order, 1))  # a system has one; it does not enter (4)
-    system = nengolib.signal.cont2discrete((a, b[:, np.newaxis], *readout), dt=1.0)
+    system = import_nengolib().signal.cont2discrete((a, b[:, np.newaxis], *readout), dt=1.0)
     return system.A, system.B[:, 0]
 
 

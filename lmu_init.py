@@ -30,7 +30,6 @@ import event_driven
 import figures
 import legendre_memory
 import lmu_matched
-import lmu_nengo
 import memory
 from command_line import UserError
 from durable_files import write_json, write_whole
@@ -207,9 +206,11 @@ def seed_layer(
     Raises:
         UserError: settings that cannot work with these features and neurons.
     """
-    seed_direction = (
-        lmu_nengo.nengo_weights if settings.method == "nengo" else lmu_matched.seed_direction
-    )
+    seed_direction = lmu_matched.seed_direction
+    if settings.method == "nengo":
+        import lmu_nengo  # here: on import it builds the network that nengo_gui shows
+
+        seed_direction = lmu_nengo.nengo_weights
     n, n_features = len(parameters.alpha), utterances[0].shape[1]
     n_lmu = n_of_lmu(n_regular, settings.lmu_fraction)
     n_adaptive = n_of_lmu(n - n_regular, settings.lmu_fraction)

@@ -54,7 +54,7 @@ import event_driven
 import legendre_memory
 from command_line import UserError
 from memory import BATCH, padded, principal_directions
-from nengolib_compat import nengolib
+from nengolib_compat import import_nengolib
 
 RIDGE = 1e-3  # of the mean square of the filtered spikes
 ADAPTIVE_STATE_STD, ADAPTIVE_DRIVE_STD = 2.0, 6.0  # of the potential, thresholds
@@ -203,7 +203,7 @@ def ideal_states(inputs, a, b):
 
 def scattered_encoders(n_neurons, dimensions, random_generator):
     """[n_neurons, dimensions] unit vectors, evenly over the sphere, in pairs of opposite sign."""
-    scattered = nengolib.stats.ScatteredHypersphere(surface=True).sample(
+    scattered = import_nengolib().stats.ScatteredHypersphere(surface=True).sample(
         (n_neurons + 1) // 2,
         dimensions,
         rng=np.random.RandomState(random_generator.integers(2**31)),

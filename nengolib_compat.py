@@ -1,4 +1,4 @@
-"""nengolib 0.5.2 under nengo 3 and 4: `from nengolib_compat import nengolib`.
+"""nengolib 0.5.2 under nengo 3 and 4: `nengolib = import_nengolib()`.
 
 nengolib imports four helpers from `nengo.utils.compat`, which nengo dropped with Python 2. A
 module of that name is supplied when the installed nengo has none: three of the helpers are those
@@ -17,6 +17,8 @@ import sys
 import types
 
 import nengo.utils.numpy
+
+from command_line import UserError
 
 COMPAT = "nengo.utils.compat"
 
@@ -47,5 +49,21 @@ def with_metaclass(metaclass, *bases):
     return types.new_class("WithMetaclass", bases, {"metaclass": metaclass})
 
 
+def import_nengolib():
+    """The module nengolib, to be imported where it is used: nothing but the LMU needs it.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        return importlib.import_module("nengolib")
+    except ModuleNotFoundError as error:
+        if error.name != "nengolib":
+            raise
+        raise UserError(
+            "nengolib is not installed, and the Legendre memory needs it: "
+            "pip install --no-deps -r requirements_pip_nodeps.txt"
+        ) from None
+
+
 supply()
-nengolib = importlib.import_module("nengolib")

@@ -7,10 +7,11 @@ import sys
 import nengo
 import numpy as np
 import pytest
-from conftest import REPOSITORY
+from conftest import REPOSITORY, assert_user_error
 
 import nengolib_compat
-from nengolib_compat import nengolib
+
+nengolib = nengolib_compat.import_nengolib()
 
 
 def run_python(code, *paths):
@@ -28,7 +29,8 @@ def test_nengolib_needs_it_and_imports_with_it():
     alone = run_python("import nengolib")
     assert "No module named 'nengo.utils.compat'" in alone.stderr
     together = run_python(
-        "from nengolib_compat import nengolib\n"
+        "import nengolib_compat\n"
+        "nengolib = nengolib_compat.import_nengolib()\n"
         "from nengolib.signal import cont2discrete\n"
         "print(nengolib.__version__, cont2discrete(nengolib.Lowpass(1.0), 1.0).A.item())"
     )
@@ -45,7 +47,6 @@ def test_a_nengo_with_the_module_keeps_its_own(tmp_path):
         "import sys, nengo.utils\n"
         f"nengo.utils.__path__.append({str(tmp_path)!r})\n"
         "import nengo.utils.compat as own\n"
-        "sys.modules['nengolib'] = sys\n"  # nengolib itself could not do with this one
         "import nengolib_compat\n"
         "assert nengolib_compat.supply() is own and nengo.utils.compat is own\n"
         "assert sys.modules['nengo.utils.compat'] is own\n"
@@ -69,6 +70,63 @@ def test_another_missing_module_is_not_taken_for_this_one(tmp_path):
         f"nengo.utils.__path__.append({str(tmp_path)!r})\n"
         "import nengolib_compat"
     )
+    assert "No module named 'a_module_that_is_not_there'" in process.stderr
+
+
+def without_nengolib(script, *arguments):
+    """Run a script of the repository where nengolib is not installed."""
+    return run_python(
+        "import runpy, sys\n"
+        "sys.modules['nengolib'] = None\n"  # to Python a module that is not there
+        f"sys.argv = {[script, *arguments]!r}\n"
+        f"runpy.run_path({os.path.join(REPOSITORY, script)!r}, run_name='__main__')"
+    )
+
+
+SMALL_RUN = ("--n_epochs=0", "--n_threads=1", "--nomeasure_memory", "--engine=event")
+
+
+@pytest.mark.parametrize(
+    "script, arguments",
+    [
+        (
+            "solve_timit_with_framewise_lsnn.py",
+            ["--init=lmu", "--n_regular=24", "--n_channels=2", *SMALL_RUN],
+        ),
+        ("solve_timit_with_framewise_lstm.py", ["--front_end=lmu", "--n_threads=1"]),
+        ("lmu_init.py", ["--out={folder}/seed.npz"]),
+    ],
+)
+def test_who_needs_the_memory_is_told_how_to_install_nengolib(
+    script, arguments, tiny_processed, tmp_path
+):
+    arguments = [argument.format(folder=tmp_path) for argument in arguments]
+    if script != "lmu_init.py":
+        arguments.append(f"--results={tmp_path / 'results'}")
+    process = without_nengolib(script, f"--dataset={tiny_processed}", *arguments)
+    assert_user_error(
+        process,
+        "nengolib is not installed",
+        "pip install --no-deps -r requirements_pip_nodeps.txt",
+    )
+    assert os.listdir(tmp_path) == []
+
+
+def test_other_runs_do_not_need_nengolib(tiny_processed, tmp_path):
+    sizes = ["--n_regular=4", "--n_adaptive=3", "--front_end=delayed_frames", *SMALL_RUN]
+    process = without_nengolib(
+        "solve_timit_with_framewise_lsnn.py",
+        f"--dataset={tiny_processed}",
+        f"--results={tmp_path}",
+        *sizes,
+    )
+    assert process.returncode == 0, process.stderr
+    assert "selected iteration 0" in process.stdout
+
+
+def test_what_nengolib_itself_does_not_find_is_not_taken_for_it(tmp_path):
+    (tmp_path / "nengolib.py").write_text("import a_module_that_is_not_there\n")
+    process = run_python("import nengolib_compat; nengolib_compat.import_nengolib()", tmp_path)
     assert "No module named 'a_module_that_is_not_there'" in process.stderr
 
 
