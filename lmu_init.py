@@ -37,6 +37,7 @@ from lmu_matched import LmuSettings
 from timit_dataset import PREPROC_CHOICES, TimitDataset
 
 MOST_BYTES = 2**30  # that a file of weights may unpack to: of 8,000 neurons, it is that large
+MOST_TAU_STEPS = 1e9  # of a Nengo neuron: 1 - exp(-1 step / tau) has the digits of float32 then
 FOLDS = 4
 FEWEST_SPEAKERS = 4  # one held out, two to choose the readouts' regularisation by, one to fit to
 SPEAKERS_OF_SAMPLE = 16  # a training set with so many speakers needs none of the other splits
@@ -139,6 +140,28 @@ def check_lmu_flags(flag_values, say=print):
             f"warning: {sizes}: with fewer than {NEURONS_PER_DIMENSION} neurons each the memory "
             "is noisy"
         )
+    if flag_values.method == "nengo":
+        _check_time_constants(flag_values)
+
+
+def _check_time_constants(flag_values):
+    """Raise UserError for time constants of which Nengo's neurons cannot be made or simulated.
+
+    Their adaptation takes Euler steps, which grow beyond all bounds when it is much faster than a
+    step; a membrane that forgets within a step is left nothing in float64.
+    """
+    names = ["tau_v"]
+    if n_of_lmu(flag_values.n_adaptive, flag_values.lmu_fraction):
+        names.append("tau_a")
+    dt = flag_values.dt
+    for name in names:
+        value = getattr(flag_values, name)
+        if not dt <= value <= MOST_TAU_STEPS * dt:
+            raise UserError(
+                f"--{name}={value} with --method=nengo: expected at least a step, {dt:g} ms "
+                f"(--dt), and at most {MOST_TAU_STEPS:g} steps: give another --{name} or "
+                "--method=matched"
+            )
 
 
 def lmu_settings(flag_values, n_static):

@@ -84,11 +84,46 @@ def test_the_defaults_are_those_of_the_study():
         (["--lmu_fraction=0"], "LMU's 0 regular neurons"),
         (["--gain_max=0.5"], "--gain_max=0.5: expected at least --gain_min=0.7"),
         (["--gain_min=0", "--gain_max=0"], "--gain_max=0: expected above 0"),
+        (["--method=nengo", "--tau_v=0.001"], "--tau_v=0.001 with .* at least a step, 1 ms"),
+        (["--method=nengo", "--tau_v=1e17"], "--tau_v=1e\\+17 with .* at most 1e\\+09 steps"),
+        (["--method=nengo", "--tau_a=0.3"], "--tau_a=0.3 with --method=nengo"),
+        (["--method=nengo", "--tau_a=1e17"], "--tau_a=1e\\+17 with --method=nengo"),
+        (["--method=nengo", "--dt=21"], "--tau_v=20.0 with .* at least a step, 21 ms"),
     ],
 )
 def test_flags_that_cannot_work(arguments, words):
     with pytest.raises(UserError, match=words):
         lmu_init.check_lmu_flags(flag_values(*arguments), quiet)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--method=matched", "--tau_v=0.001", "--tau_a=0.001"],
+        ["--method=nengo", "--tau_a=0.001", "--n_adaptive=0"],
+        ["--method=nengo", "--tau_a=0.001", "--lmu_fraction=0.1", "--n_adaptive=4", "--order=1"],
+    ],
+)
+def test_time_constants_that_nengo_does_not_simulate_are_free(arguments):
+    lines = []
+    lmu_init.check_lmu_flags(flag_values(*arguments), lines.append)
+    assert not any("tau" in line for line in lines)
+
+
+@pytest.mark.parametrize("tau_v, tau_a", [(1, 1), (1e9, 1e9), (20, 0.5)])
+def test_nengo_simulates_the_time_constants_that_are_let_through(tau_v, tau_a, utterances):
+    """At the bounds of the check; half a step is what --tau_a_spread makes of a whole one."""
+    seeded = lmu_init.seed_layer(
+        utterances[:3],
+        alif_parameters(40, 10, tau_v=tau_v, tau_a=tau_a),
+        40,
+        SMALL._replace(method="nengo"),
+        np.random.default_rng(1),
+        n_directions=1,
+        say=quiet,
+    )
+    for name in lmu_init.SEEDED:
+        assert np.isfinite(getattr(seeded, name)).all() and getattr(seeded, name).any()
 
 
 def test_few_neurons_are_warned_of():
