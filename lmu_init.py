@@ -16,6 +16,7 @@ The file holds, with a leading axis of directions, `w_in` and `w_rec` (float32) 
 equation (1) in `lmu_matched.py` (float64), and `settings`, a JSON text.
 """
 
+import functools
 import json
 import os
 from typing import NamedTuple
@@ -36,7 +37,7 @@ from durable_files import write_json, write_whole
 from lmu_matched import LmuSettings
 from timit_dataset import PREPROC_CHOICES, TimitDataset
 
-MOST_BYTES = 2**30  # that a file of weights may unpack to: of 8,000 neurons, it is that large
+MOST_BYTES = 2**30  # that a file of weights may unpack to: two directions of 11,500 neurons
 MOST_TAU_STEPS = 1e9  # of a Nengo neuron: 1 - exp(-1 step / tau) has the digits of float32 then
 FOLDS = 4
 FEWEST_SPEAKERS = 4  # one held out, two to choose the readouts' regularisation by, one to fit to
@@ -44,6 +45,7 @@ SPEAKERS_OF_SAMPLE = 16  # a training set with so many speakers needs none of th
 NEURONS_PER_DIMENSION = 16  # of the state; with fewer, decoding noise swamps the memory
 LOOP_UTTERANCES = 32  # by which the eigenvalues of a loop are found
 RATE_UTTERANCES = 16  # by which random weights are scaled to the LMU's rate
+SCALES = 1e-3, 10  # between which random weights are scaled so
 STREAM_SEEDING, STREAM_SHUFFLING, STREAM_RANDOM = range(3)  # of random numbers from one seed
 NEURON_FLAGS = (
     "n_regular",
@@ -276,14 +278,27 @@ def shuffled_rows(w_rec, n_regular, random_generator):
 
 def scale_for_rate(w_in, w_rec, parameters, utterances, rate_hz):
     """Factor of both weights with which the layer's mean rate is `rate_hz`, spikes per simulated
-    second."""
+    second.
 
+    Raises:
+        UserError: none of `SCALES` does it.
+    """
+
+    @functools.cache  # the bounds are asked for twice
     def excess(logarithm):
         scale = np.exp(logarithm)
         activity = memory.simulate(utterances, scale * w_in, scale * w_rec, parameters)
         return activity.rates_hz.mean() - rate_hz
 
-    return float(np.exp(brentq(excess, np.log(1e-3), np.log(10), xtol=0.01)))
+    bounds = np.log(SCALES)
+    if excess(bounds[0]) * excess(bounds[1]) > 0:
+        slowest, fastest = (excess(bound) + rate_hz for bound in bounds)
+        raise UserError(
+            f"the LMU fires at {rate_hz:.0f} Hz, random weights at {slowest:.0f} to {fastest:.0f} "
+            f"Hz when multiplied by {SCALES[0]:g} to {SCALES[1]:g}: for a comparison at equal "
+            "rates choose another --drive_std, --gain_max or --thr"
+        )
+    return float(np.exp(brentq(excess, *bounds, xtol=0.01)))
 
 
 # --------------------------------------------------------------------------- files

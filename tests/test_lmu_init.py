@@ -270,6 +270,16 @@ def test_random_weights_are_scaled_to_a_rate(layer, utterances):
         assert activity.rates_hz.mean() == pytest.approx(rate_hz, rel=0.05)
 
 
+@pytest.mark.parametrize("rate_hz, scale", [(600, 1), (1, 1e6)])  # 500 Hz is the ceiling
+def test_a_rate_that_no_scale_gives(rate_hz, scale, utterances):
+    rng = np.random.default_rng(0)
+    w_in = scale * rng.normal(size=(2, 12, 50))
+    w_rec = rng.normal(size=(2, 50, 50)) / np.sqrt(50)
+    with pytest.raises(UserError, match=rf"LMU fires at {rate_hz} Hz, .* 0.001 to 10: ") as error:
+        lmu_init.scale_for_rate(w_in, w_rec, alif_parameters(40, 10), utterances[:2], rate_hz)
+    assert "--drive_std" in str(error.value)
+
+
 def test_eigenvalues_of_a_loop_are_those_of_its_linear_system():
     rng = np.random.default_rng(0)
     a = np.array([[0.9, 0.2], [-0.2, 0.9]])
