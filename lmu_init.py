@@ -58,6 +58,7 @@ NEURON_FLAGS = (
     "beta",
     "n_ref",
 )
+LMU_FLAGS = tuple(name for name in LmuSettings._fields if name != "n_static")
 SEEDED = ("w_in", "w_rec", "A", "B", "E", "D", "P")
 STARTS = ("lmu", "shuffled", "random", "random_scaled")
 
@@ -172,8 +173,7 @@ def lmu_settings(flag_values, n_static):
     Raises:
         UserError: channels that the features do not have.
     """
-    fields = [name for name in LmuSettings._fields if name != "n_static"]
-    settings = LmuSettings(n_static, **{name: getattr(flag_values, name) for name in fields})
+    settings = LmuSettings(n_static, **{name: getattr(flag_values, name) for name in LMU_FLAGS})
     if settings.n_channels > n_static:
         raise UserError(
             f"--n_channels={settings.n_channels}: expected at most {n_static}, the number of "

@@ -110,6 +110,10 @@ def check_flags(flag_values):
             f"--init={flag_values.init}: expected random, {', '.join(SEEDED_STARTS)}, or an .npz "
             "file of lmu_init.py"
         )
+    if not is_seeded:
+        training.check_unread(
+            flag_values, lmu_init.LMU_FLAGS, f"--init={' or '.join(SEEDED_STARTS)}"
+        )
     if flag_values.init != "random" and flag_values.tau_v_spread:
         raise command_line.UserError(
             f"--tau_v_spread with --init={flag_values.init}: the membrane's time constant is that "

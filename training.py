@@ -69,6 +69,7 @@ PACKAGES = (
 # Flags that may stand beside --resume: what they say does not enter the result (the number of
 # threads does so by rounding at most).
 RESUME_FLAGS = ("dataset", "checkpoint_every_s", "n_threads", "cuda_device", "verbose", "plot")
+FRONT_END_FLAGS = ("front_end_channels", "front_end_order", "front_end_theta_ms")
 MAX_INTEGER = 2**31 - 1
 # Streams of random numbers that one seed feeds; a stream more leaves the others as they are.
 STREAM_WEIGHTS, STREAM_SHUFFLING, STREAM_TIME_CONSTANTS, STREAM_SEEDING = range(4)
@@ -322,6 +323,26 @@ def check_flags(flag_values):
     for name in ("comment", "run_id"):
         if os.path.basename(getattr(flag_values, name)) != getattr(flag_values, name):
             raise UserError(f"--{name}={getattr(flag_values, name)}: expected part of a file name")
+    if not flag_values.front_end:
+        check_unread(flag_values, FRONT_END_FLAGS, "--front_end")
+
+
+def check_unread(flag_values, names, needed):
+    """Raise UserError if one of the flags that nothing reads without another one was given.
+
+    Its default is no mistake, and a run that is resumed goes on with the flags it began with.
+
+    Args:
+        names: of the flags.
+        needed: the flag that is missing, for a reader.
+    """
+    for name in names:
+        flag = flag_values[name]
+        if flag.value != flag.default and not flag_values.resume:
+            raise UserError(
+                f"--{name}={flag.value} without {needed}: nothing would read it; give {needed} "
+                f"too, or leave out --{name}"
+            )
 
 
 def make_run_folder(flag_values, script, seed, dataset=None, held=None):

@@ -426,6 +426,10 @@ def test_spread_time_constants_are_whole_or_half(short_dataset):
         (lsnn, ["--init=lmu", "--order=75"], ["--order=75", "300", "300 regular neurons"]),
         (lsnn, ["--init=lmu", "--theta_ms=9"], ["--theta_ms=9", "10 ms"]),
         (lsnn, ["--n_regular=0", "--n_adaptive=0"], ["--n_regular=0", "--n_adaptive=0"]),
+        (lsnn, ["--theta_ms=150"], ["--theta_ms=150.0 without --init=lmu or lmu_shuffled"]),
+        (lsnn, ["--init=seed.npz", "--order=3"], ["--order=3 without --init=lmu or lmu_shuffled"]),
+        (lstm, ["--front_end_order=3"], ["--front_end_order=3 without --front_end:"]),
+        (lsnn, ["--init=lmu", "--front_end_theta_ms=90"], ["--front_end_theta_ms=90.0 without"]),
     ],
 )
 def test_flags_that_exclude_each_other(script, arguments, words):
@@ -433,6 +437,30 @@ def test_flags_that_exclude_each_other(script, arguments, words):
         script.check_flags(parse(script, *arguments))
     for word in words:
         assert word in str(error.value)
+
+
+def test_every_flag_of_the_memory_needs_the_memory():
+    """Given without it, with another value than the default; not where a run is resumed."""
+    for name in lmu_init.LMU_FLAGS:
+        change, _ = CHANGES[name]
+        with pytest.raises(UserError, match=f"--{name}=.* without --init=lmu"):
+            lsnn.check_flags(parse(lsnn, *change))
+        default = parse(lsnn)[name].default
+        lsnn.check_flags(parse(lsnn, f"--{name}={default}"))
+        lsnn.check_flags(parse(lsnn, *change, "--resume=folder"))
+        lsnn.check_flags(parse(lsnn, *change, "--init=lmu_shuffled"))
+
+
+@BOTH
+@pytest.mark.parametrize("name, value", [("channels", 2), ("order", 3), ("theta_ms", 90)])
+def test_every_flag_of_the_front_end_needs_the_front_end(script, name, value):
+    given = f"--front_end_{name}={value}"
+    with pytest.raises(UserError, match=f"{given}.* without --front_end: "):
+        script.check_flags(parse(script, given))
+    default = parse(script)[f"front_end_{name}"].default
+    script.check_flags(parse(script, f"--front_end_{name}={default}"))
+    script.check_flags(parse(script, given, "--front_end=lmu"))
+    script.check_flags(parse(script, given, "--resume=folder"))
 
 
 @pytest.mark.parametrize(
@@ -631,14 +659,15 @@ def seed_file(tiny_processed, tmp_path_factory):
 
 def test_a_seeded_run_records_its_memory(serve, seed_file, tiny_processed):
     """From a file and from the flags: the first weights, the same twice, and what they remember."""
-    size = ["--n_regular=40", "--n_adaptive=10", "--order=3", "--n_channels=2", "--seed=5"]
+    size = ["--n_regular=40", "--n_adaptive=10", "--seed=5"]
     arguments = [*size, "--eprop=symmetric", "--n_epochs=1", "--batch=3"]
+    of_lmu = ["--order=3", "--n_channels=2"]
     found = {}
     for name, init, more in (
         ("file", seed_file, []),
-        ("lmu", "lmu", []),
-        ("again", "lmu", []),
-        ("shuffled", "lmu_shuffled", ["--nomeasure_memory"]),
+        ("lmu", "lmu", of_lmu),
+        ("again", "lmu", of_lmu),
+        ("shuffled", "lmu_shuffled", [*of_lmu, "--nomeasure_memory"]),
         ("random", "random", []),
     ):
         process = serve(lsnn, f"--init={init}", *arguments, *more, results=f"init_{name}")
@@ -677,6 +706,50 @@ def test_a_seeded_run_records_its_memory(serve, seed_file, tiny_processed):
     assert memories["file"]["before"]["rate_hz_mean"] == pytest.approx(
         activity.rates_hz.mean(), rel=0.2
     )
+
+
+def first_weights(serve, *arguments, results):
+    """The weights with which a run of 40 regular and 10 adaptive neurons starts."""
+    size = ["--n_regular=40", "--n_adaptive=10", "--n_epochs=0", "--seed=5", "--nomeasure_memory"]
+    process = serve(lsnn, *size, *arguments, results=results)
+    assert (process.returncode, process.stderr) == (0, "")
+    return read_weights(only_run_folder(process.results, lsnn), "last.npz")
+
+
+@pytest.mark.parametrize("fraction", [1, 0.5])
+def test_the_control_permutes_who_sends_in_the_memory(fraction, serve):
+    """`lmu_shuffled` is the start of `lmu` but for the rows of the LMU's regular neurons."""
+    settings = ["--order=3", "--n_channels=2", f"--lmu_fraction={fraction}"]
+    seeded, control = (
+        first_weights(serve, f"--init={init}", *settings, results=f"{init}_{fraction}")
+        for init in lsnn.SEEDED_STARTS
+    )
+    assert seeded.keys() == control.keys()
+    for name in seeded.keys() - {"layer0/w_rec"}:
+        np.testing.assert_array_equal(control[name], seeded[name])
+    n_lmu = int(40 * fraction)
+    sources = []
+    for w_rec, mixed in zip(seeded["layer0/w_rec"], control["layer0/w_rec"]):
+        np.testing.assert_array_equal(mixed[n_lmu:], w_rec[n_lmu:])  # others, adaptive ones
+        assert np.abs(w_rec[:n_lmu]).max() > 1e-3
+        # A row is that of another neuron, but for what it would send to itself.
+        is_from = np.sum(mixed[:n_lmu, np.newaxis] != w_rec[:n_lmu], axis=2) <= 1
+        assert (is_from.sum(axis=0) == 1).all() and (is_from.sum(axis=1) == 1).all()
+        source = is_from.argmax(axis=1)
+        expected = w_rec[source]
+        np.fill_diagonal(expected, 0)
+        np.testing.assert_array_equal(mixed[:n_lmu], expected)
+        assert np.sum(source != np.arange(n_lmu)) > n_lmu / 2
+        sources.append(source)
+    assert np.any(sources[0] != sources[1])
+
+
+def test_a_run_starts_with_the_weights_of_its_file(serve, seed_file):
+    found = first_weights(serve, f"--init={seed_file}", results="file_start")
+    file = read_weights(seed_file)
+    for name in ("w_in", "w_rec"):
+        assert found[f"layer0/{name}"].dtype == np.float32 and file[name].any()
+        np.testing.assert_array_equal(found[f"layer0/{name}"], file[name])
 
 
 def test_a_seed_of_another_network_is_refused(serve, seed_file):
@@ -743,6 +816,8 @@ MISTAKES = [
     (lstm, ["--nolstm", "--eprop=random"], ["--nolstm", "--eprop=random"]),
     (lsnn, ["--BAglobal", "--eprop=symmetric"], ["--BAglobal", "--eprop=random"]),
     (lsnn, ["--checkpoint=nowhere.npz"], ["--checkpoint", "nowhere.npz"]),
+    (lsnn, ["--theta_ms=150"], ["--theta_ms=150.0", "--init=lmu or lmu_shuffled"]),
+    (lstm, ["--front_end_channels=2"], ["--front_end_channels=2 without --front_end"]),
 ]
 
 
