@@ -102,8 +102,9 @@ def one_and_two_replicas():
     ],
 )
 def test_replicas_do_not_change_a_step(model, rule, arguments, one_and_two_replicas):
-    """5 and 4 utterances of unequal length: shares of 3 + 2 and 2 + 2."""
-    n_steps = 2
+    """5 to 1 utterances of unequal length: shares of 3 + 2, 2 + 2, 2 + 1, 1 + 1, and 1 + none, as
+    of a training set that is smaller than the number of devices."""
+    n_steps = 5
     (loss, weights), (loss_of_two, weights_of_two) = one_and_two_replicas(
         model, rule, arguments, n_steps
     )
