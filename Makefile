@@ -7,6 +7,8 @@
 # make bench   seconds and memory of training: tables, JSON and figures as in benchmarks/README.md,
 #              in less than 15 minutes on two quiet cores
 # make frame_errors   errors of both networks under all rules, with three seeds (needs TIMIT=path)
+# make results   RESULTS.md: all comparisons of experiments/, some 2.5 hours on two cores (needs
+#              TIMIT=path, of the 16-speaker sample; stopped, the same command goes on)
 
 PYTHON3 ?= python3
 VENV := .venv
@@ -18,8 +20,11 @@ DEMO := demo
 DEMO_DATA := $(if $(TIMIT),$(TIMIT),$(DEMO)/timit_synthetic)
 DEMO_FLAGS := --dataset=$(DEMO)/timit_processed --results=$(DEMO)/results --eprop=symmetric \
 	--batch=8 --n_epochs=10 --print_every=20 --seed=1
+EXPERIMENTS := learning_rates_lsnn lsnn_starts lsnn_baselines lmu_memory \
+	learning_rates_lsnn_unidirectional lsnn_unidirectional lsnn_untrained_cells \
+	learning_rates_lstm lstm_rules
 
-.PHONY: setup demo test soak bench frame_errors
+.PHONY: setup demo test soak bench frame_errors results
 
 setup: $(STAMP)
 
@@ -55,3 +60,9 @@ bench: setup
 
 frame_errors: setup
 	$(PYTHON) benchmarks/frame_errors.py --timit="$(TIMIT)"
+
+results: setup
+	$(PYTHON) timit_processing.py --data_path="$(TIMIT)" --output_path=timit_sample_processed
+	for plan in $(EXPERIMENTS); do \
+		$(PYTHON) explore_parameters.py run experiments/$$plan.json results/$$plan || [ $$? -eq 1 ] || exit; done
+	$(PYTHON) results_page.py $(EXPERIMENTS:%=results/%)

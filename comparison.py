@@ -8,9 +8,12 @@ best_develop_frame_error    of the best evaluation: selected, hence optimistic
 test_frame_error            with the weights of the best evaluation
 memory_capacity_before, memory_capacity_after
                             training, of LSNNs: see memory.py
-iterations_to_reach         the first evaluation with a development error not above the final error
-                            of the first baseline's run with the same seed (or the plan's
-                            `reach_error`); infinite if never; not compared with other baselines
+iterations_to_reach         the first evaluation with a development error not above the plan's
+                            `reach_error`, else the mean late error of all the first baseline's
+                            runs, the other axes being equal: one error for every seed, which the
+                            baseline's own runs have to reach too; infinite if never; not compared
+                            with other baselines
+hours                       from a run's start to its `metrics.json`, by the clock
 
 Mean, standard deviation (n - 1) and 95 % interval are over seeds; the interval is that of Student's
 t, as if the seeds' errors were normally distributed. A difference is condition minus baseline, seed
@@ -20,10 +23,12 @@ of signs to the n differences with a mean as far from 0 as theirs, `p_sign` the 
 seeds they cannot be below 2 / 2^n. They are not corrected for the number of comparisons.
 """
 
+import datetime
 import glob
 import json
 import math
 import os
+import re
 
 import numpy as np
 import optuna
@@ -38,15 +43,18 @@ from experiment_plan import read_plan
 
 PLAN_FILE = "plan.json"
 STUDY_FILE = "study.journal"
+CURVES_FIGURE = "learning_curves.png"
 CONFIDENCE = 0.95
-ERRORS = (
-    "final_develop_frame_error",
-    "late_develop_frame_error",
-    "best_develop_frame_error",
-    "test_frame_error",
-)
+FINAL, LATE, TEST = "final_develop_frame_error", "late_develop_frame_error", "test_frame_error"
+ERRORS = (FINAL, LATE, "best_develop_frame_error", TEST)
+DRAWN = (LATE, TEST)  # as differences
 MEMORY = ("memory_capacity_before", "memory_capacity_after")
 REACH = "iterations_to_reach"
+STATISTICS = (  # columns of the tables of conditions and differences
+    *("metric", "n", "mean", "std", "low", "high", "median", "n_infinite", "run_folders"),
+    *("baseline", "n_pairs", "n_smaller", "n_larger", "p_permutation", "p_sign"),
+    "baseline_run_folders",
+)
 MAX_EXACT_PAIRS = 16  # 65536 assignments of signs
 
 
@@ -86,20 +94,53 @@ def is_finished(run_folder):
 
 
 def read_evaluations(run_folder):
-    """The lines of a run's `metrics.jsonl`, without one that is being written."""
+    """The lines of a run's `metrics.jsonl`, without one that is being written.
+
+    Raises:
+        UserError: a line is not what a training script writes.
+    """
+    path = os.path.join(run_folder, "metrics.jsonl")
     try:
-        with open(os.path.join(run_folder, "metrics.jsonl"), encoding="utf-8") as file:
-            lines = file.readlines()
+        with open(path, encoding="utf-8") as file:
+            evaluations = [json.loads(line) for line in file if line.endswith("\n")]
     except FileNotFoundError:
         return []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    except ValueError as error:
+        raise _damaged(path, error) from None
+    for evaluation in evaluations:
+        _check_numbers(path, evaluation, ("iteration", "develop_frame_error"))
+    return evaluations
+
+
+def read_metrics(run_folder):
+    """Content of a finished run's `metrics.json`.
+
+    Raises:
+        UserError: it is missing, or lacks what runs are compared by.
+    """
+    path = os.path.join(run_folder, "metrics.json")
+    metrics = read_json(path)
+    names = ("best_develop_frame_error", "test_frame_error", "iterations", "seed")
+    _check_numbers(path, metrics, names)
+    return metrics
+
+
+def _check_numbers(path, record, names):
+    """Raise UserError if a record of a run's file has no numbers by these names."""
+    for name in names:
+        if not isinstance(record, dict) or type(record.get(name)) not in (int, float):
+            raise _damaged(path, f"no number '{name}'")
+
+
+def _damaged(path, what):
+    return UserError(f"{path}: is damaged ({what}): delete the run's folder to have it made again")
 
 
 # --------------------------------------------------------------------------- statistics
 
 
-def interval_over_seeds(values):
-    """n, mean, standard deviation and 95 % interval of values [n]; NaN where one is not enough."""
+def interval_over_seeds(values, confidence=CONFIDENCE):
+    """n, mean, standard deviation and interval of values [n]; NaN where one is not enough."""
     values = np.asarray(values, np.float64)
     n = len(values)
     if n < 2:
@@ -107,7 +148,7 @@ def interval_over_seeds(values):
             ("std", "low", "high"), math.nan
         )
     std, mean = values.std(ddof=1), values.mean()
-    half_width = stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * stats.sem(values)
+    half_width = stats.t.ppf((1 + confidence) / 2, n - 1) * stats.sem(values)
     return {
         "n": n,
         "mean": mean,
@@ -185,19 +226,24 @@ class Experiment:
                 self.missing.append(settings)
                 continue
             evaluations = read_evaluations(run_folder)
+            if not evaluations:
+                raise _damaged(os.path.join(run_folder, "metrics.jsonl"), "no evaluation")
             self.evaluations[settings.digest] = evaluations
-            metrics = read_json(os.path.join(run_folder, "metrics.json"))
-            rows.append(
-                {
-                    **settings.labels,
-                    **metrics,
-                    **_errors_of_curve(evaluations),
-                    "seed": settings.seed,
-                    "digest": settings.digest,
-                    **_origin(read_json(os.path.join(run_folder, "flags.json"))),
-                    "run_folder": os.path.relpath(run_folder, reference_folder),
-                }
-            )
+            row = {
+                **read_metrics(run_folder),
+                **_errors_of_curve(evaluations),
+                **_times(run_folder),
+                "seed": settings.seed,
+                "digest": settings.digest,
+                **_origin(run_folder),
+                "run_folder": os.path.relpath(run_folder, reference_folder),
+            }
+            if taken := set(self.axes) & {*row, *STATISTICS}:
+                raise UserError(
+                    f"{folder}: axis '{min(taken)}' has the name of a column of the report: rename "
+                    "it in the plan and start 'run' again, which keeps the runs"
+                )
+            rows.append({**settings.labels, **row})
         if not rows:
             raise UserError(f"{folder}: no run of the plan is finished yet")
         self.runs = pd.DataFrame(rows)
@@ -209,8 +255,13 @@ class Experiment:
             return
         errors = pd.Series(self.plan.reach_error, self.runs.index, dtype=float)
         if self.plan.reach_error is None:
-            pairs = self._with_baseline(self.runs, self.plan.baselines[0], "left")
-            errors = pairs["final_develop_frame_error_baseline"]
+            baseline = self.plan.baselines[0]
+            others = [axis for axis in self.axes if axis not in baseline]
+            of_baseline = self._at(baseline)
+            errors[:] = of_baseline[LATE].mean()
+            if others:
+                means = of_baseline.groupby(others)[LATE].mean().rename("error")
+                errors = self.runs.join(means, on=others)["error"]
         self.runs["error_to_reach"] = errors
         self.runs[REACH] = [
             iterations_to_reach(self.evaluations[digest], error)
@@ -225,14 +276,19 @@ class Experiment:
         optional = (*MEMORY, REACH)
         return [*ERRORS, *(metric for metric in optional if metric in self.runs)]
 
+    def _at(self, point):
+        """The runs at a point of some axes."""
+        runs = self.runs
+        for axis, label in point.items():
+            runs = runs[runs[axis] == label]
+        return runs
+
     def _with_baseline(self, runs, baseline, how):
         """Runs joined with the baseline's runs that equal them on the other axes and in seed.
 
         The latters' columns end in `_baseline`; `how` as in `pandas.merge`.
         """
-        others = self.runs
-        for axis, label in baseline.items():
-            others = others[others[axis] == label]
+        others = self._at(baseline)
         matched = [*(axis for axis in self.axes if axis not in baseline), "seed"]
         return runs.merge(
             others, how=how, on=matched, suffixes=("", "_baseline"), validate="many_to_one"
@@ -265,22 +321,26 @@ class Experiment:
         """Whether `iterations_to_reach` asks condition and baseline for one error."""
         return self.plan.reach_error is not None or baseline == self.plan.baselines[0]
 
+    def pairs(self, baseline):
+        """(labels, runs beside the baseline's) of every condition that can be compared with it."""
+        for labels, runs in self.conditions():
+            pairs = self._with_baseline(runs, baseline, "inner")
+            is_itself = baseline.items() <= dict(zip(self.axes, labels)).items()
+            if not is_itself and not pairs.empty:
+                yield labels, pairs
+
     def differences(self):
         """DataFrame, a row each baseline, condition and metric: paired difference from it."""
         rows = []
         for baseline in self.plan.baselines:
-            for labels, runs in self.conditions():
-                point = dict(zip(self.axes, labels))
-                pairs = self._with_baseline(runs, baseline, "inner")
-                if baseline.items() <= point.items() or pairs.empty:
-                    continue
+            for labels, pairs in self.pairs(baseline):
                 for metric in self.metrics:
                     if metric == REACH and not self._is_error_to_reach_of(baseline):
                         continue
                     rows.append(
                         {
-                            "baseline": _spoken_point(baseline),
-                            **point,
+                            "baseline": spoken_point(baseline),
+                            **dict(zip(self.axes, labels)),
                             "metric": metric,
                             **paired_difference(pairs[metric], pairs[f"{metric}_baseline"]),
                             "run_folders": " ".join(pairs["run_folder"]),
@@ -289,15 +349,37 @@ class Experiment:
                     )
         return pd.DataFrame(rows)
 
+    def difference_panels(self, baseline):
+        """Panels of `figures.plot_differences` for one baseline."""
+        panels = {}
+        for metric in DRAWN:
+            for labels, pairs in self.pairs(baseline):
+                values = pairs[metric] - pairs[f"{metric}_baseline"]
+                interval = interval_over_seeds(values)
+                panels.setdefault(_spoken(metric), []).append(
+                    figures.Difference(
+                        ", ".join(labels),
+                        list(values),
+                        *(interval[name] for name in ("mean", "low", "high")),
+                    )
+                )
+        return panels
+
     def chosen(self):
-        """DataFrame, a row each combination of the other axes: the best point on `plan.choose`."""
+        """DataFrame, a row each combination of the other axes: the best point on `plan.choose`.
+
+        Only points with all seeds can be chosen: what fails with some is no choice. `at_an_end`
+        tells that the point is the first or last of them: a better one may lie beyond.
+        """
         others = [axis for axis in self.axes if axis != self.plan.choose]
-        metric = "late_develop_frame_error"
-        means = self.runs.groupby([*others, self.plan.choose], sort=False)[metric].mean()
-        means = means.reset_index()
-        if not others:
-            return means.nsmallest(1, metric)
-        return means.loc[means.groupby(others, sort=False)[metric].idxmin()]
+        means = self.runs.groupby(self.axes, sort=False)[LATE].agg(["mean", "count"]).reset_index()
+        means = means[means.pop("count") == len(self.plan.seeds)].rename(columns={"mean": LATE})
+        rows = []
+        for _, points in _by_axes(means, others):
+            best = points.loc[points[LATE].idxmin()]
+            is_end = best.name in (points.index[0], points.index[-1])
+            rows.append({**best, "at_an_end": "yes" if is_end else "no"})
+        return pd.DataFrame(rows)
 
     def curves(self):
         """Panels of `figures.plot_learning_curve_bands`: lines are the first baseline's axes.
@@ -305,11 +387,11 @@ class Experiment:
         The panels are the combinations of the other axes; without a baseline the first axis makes
         the lines.
         """
-        of_lines = list(*self.plan.baselines[:1]) or self.axes[:1]
+        of_lines = list(self.plan.baselines[0]) if self.plan.baselines else self.axes[:1]
         panels = {}
         for labels, runs in self.conditions():
             point = dict(zip(self.axes, labels))
-            panel = _spoken_point({a: label for a, label in point.items() if a not in of_lines})
+            panel = spoken_point({a: label for a, label in point.items() if a not in of_lines})
             line = ", ".join(point[axis] for axis in of_lines) or "all runs"
             panels.setdefault(panel, {})[line] = self._band(runs["digest"])
         return panels
@@ -332,8 +414,11 @@ def _by_axes(table, axes):
     return list(table.groupby(axes, sort=False)) if axes else [((), table)]
 
 
-def _origin(record):
-    """Commits and data that a run was made with, its resumptions included, from its flags.json."""
+def _origin(run_folder):
+    """Commits and data that a run was made with, its resumptions included."""
+    path = os.path.join(run_folder, "flags.json")
+    record = read_json(path)
+    _check_numbers(path, record, ("seed",))
     records = [record, *record.get("resumed", [])]
     return {
         name: " ".join(dict.fromkeys(str(r[name]) for r in records if name in r))
@@ -345,21 +430,33 @@ def _errors_of_curve(evaluations):
     errors = np.array([e["develop_frame_error"] for e in evaluations])
     iterations = np.array([e["iteration"] for e in evaluations])
     return {
-        "final_develop_frame_error": errors[-1],
-        "late_develop_frame_error": errors[iterations >= iterations[-1] / 2].mean(),
+        FINAL: errors[-1],
+        LATE: errors[iterations >= iterations[-1] / 2].mean(),
     }
+
+
+def _times(run_folder):
+    """When a run was started, which its folder's name tells, and the hours that it took."""
+    name = os.path.basename(run_folder)[: len("2000_01_01__00_00_00")]
+    started = pd.to_datetime(name, format="%Y_%m_%d__%H_%M_%S", errors="coerce")
+    ended = os.path.getmtime(os.path.join(run_folder, "metrics.json"))
+    hours = (datetime.datetime.fromtimestamp(ended) - started).total_seconds() / 3600
+    return {"started": started, "hours": hours}
 
 
 # --------------------------------------------------------------------------- reports
 
 
 def write_report(folder, report_folder, storage=""):
-    """Write `report.md`, CSV files and a figure on the runs of a plan, or on a search.
+    """Write `report.md`, CSV files and figures on the runs of a plan, or on a search.
 
     Args:
         folder: the experiment's.
         report_folder: where the files go, made if need be; run folders are given relative to it.
         storage: of the search's study; empty: the folder's own file.
+
+    Returns:
+        The plan's Experiment; of a search None.
 
     Raises:
         UserError: nothing to report, or the folder cannot be written.
@@ -369,14 +466,17 @@ def write_report(folder, report_folder, storage=""):
         os.makedirs(report_folder, exist_ok=True)
     except OSError as error:
         raise UserError(f"{report_folder}: cannot be made ({error.strerror})") from None
+    experiment = None
     if plan.search is None:
-        lines = _comparison_report(Experiment(folder, report_folder), report_folder)
+        experiment = Experiment(folder, report_folder)
+        lines = _comparison_report(experiment, report_folder)
     else:
         lines = _search_report(plan, storage or os.path.join(folder, STUDY_FILE), report_folder)
     path = os.path.join(report_folder, "report.md")
     with write_whole(path, "w") as file:
         file.write("\n".join([f"# {plan.name}", "", plan.comment, "", *lines]).rstrip() + "\n")
     print(f"written: {path}")
+    return experiment
 
 
 def _comparison_report(experiment, report_folder):
@@ -385,30 +485,19 @@ def _comparison_report(experiment, report_folder):
     tables = {"runs.csv": runs, "conditions.csv": summary}
     if not differences.empty:
         tables["differences.csv"] = differences
+    if plan.choose:
+        tables["chosen.csv"] = experiment.chosen()
     for name, table in tables.items():
         _write_csv(os.path.join(report_folder, name), table)
-    figure = "learning_curves.png"
     majority = runs["majority_develop_frame_error"].unique()
     figures.plot_learning_curve_bands(
-        os.path.join(report_folder, figure),
+        os.path.join(report_folder, CURVES_FIGURE),
         experiment.curves(),
         majority[0] if len(majority) == 1 else None,
         f"{plan.name}: mean over seeds and its 95 % interval",
     )
-    n_planned = len(runs) + len(experiment.missing)
-    hours = (runs["iterations"] * runs["seconds_per_iteration"].fillna(0)).sum() / 3600
     lines = [
-        f"{len(runs)} of {n_planned} runs finished; seeds {', '.join(map(str, plan.seeds))}; "
-        f"commit {', '.join(sorted({str(commit) for commit in runs['commit']}))}; "
-        f"{hours:.2f} process hours of training steps "
-        f"(iterations x their median seconds, summed over runs).",
-        "",
-    ]
-    if runs["data_sha256"].nunique() > 1:
-        lines += ["**The runs were not all made on the same data:** see `runs.csv`.", ""]
-    if experiment.missing:
-        lines += ["**Not finished:** " + ", ".join(s.name for s in experiment.missing) + ".", ""]
-    lines += [
+        *overview(experiment),
         "`runs.csv` has every run with its folder, `conditions.csv` and `differences.csv` the "
         "numbers below with the folders of the runs they come from.",
         "",
@@ -417,17 +506,27 @@ def _comparison_report(experiment, report_folder):
         "Mean +- standard deviation over seeds [95 % interval of the mean]; of iterations the "
         "median.",
         "",
-        *_markdown(
+        *markdown(
             _condition_row(axes, labels, summary) for labels, summary in _by_axes(summary, axes)
         ),
         "",
-        f"![learning curves]({figure})",
+        f"![learning curves]({CURVES_FIGURE})",
         "",
     ]
-    for baseline, rows in [] if differences.empty else differences.groupby("baseline", sort=False):
+    for baseline in plan.baselines if len(differences) else []:
+        spoken = spoken_point(baseline)
+        rows = differences[differences["baseline"] == spoken]
+        if rows.empty:
+            continue
         n = int(rows["n_pairs"].max())
+        figure = differences_figure(plan, baseline)
+        figures.plot_differences(
+            os.path.join(report_folder, figure),
+            experiment.difference_panels(baseline),
+            f"{plan.name}: minus {spoken}, seed by seed, and 95 % intervals",
+        )
         lines += [
-            f"## Differences from {baseline}",
+            f"## Differences from {spoken}",
             "",
             "Condition minus baseline, matched by seed: mean [95 % interval]; in how many seeds "
             "the condition's value is smaller; exact two-sided p, of the permutation test for "
@@ -435,22 +534,49 @@ def _comparison_report(experiment, report_folder):
             f"{n} seeds no p can be below {2 / 2**n:.2g}; none of the {len(rows)} is corrected for "
             "their number.",
             "",
-            *_markdown(
+            *markdown(
                 _difference_row(axes, labels, condition)
                 for labels, condition in _by_axes(rows, axes)
             ),
+            "",
+            f"![differences from {spoken}]({figure})",
             "",
         ]
     if plan.choose:
         lines += [
             f"## {plan.choose}, chosen by the late development error",
             "",
-            *_markdown(
+            *markdown(
                 {name: _number(value, 4) for name, value in row.items()}
-                for row in experiment.chosen().to_dict("records")
+                for row in tables["chosen.csv"].to_dict("records")
             ),
             "",
         ]
+    return lines
+
+
+def differences_figure(plan, baseline):
+    """File name of the figure of the differences from a baseline of a plan."""
+    return f"differences_{1 + plan.baselines.index(baseline)}.png"
+
+
+def overview(experiment):
+    """Lines on how many runs there are, of which seeds, code and data, and what they cost."""
+    runs, n_missing = experiment.runs, len(experiment.missing)
+    commits = sorted(set(" ".join(runs["commit"]).split()))
+    lines = [
+        f"{len(runs)} of {len(runs) + n_missing} runs finished; seeds "
+        f"{', '.join(map(str, experiment.plan.seeds))}; commit {', '.join(commits)}; started "
+        f"between {runs['started'].min():%Y-%m-%d %H:%M} and {runs['started'].max():%H:%M}, "
+        f"{runs['hours'].sum():.2f} hours of processes.",
+        "",
+    ]
+    if len(commits) > 1:
+        lines += ["**The runs were not all made by the same commit:** see `runs.csv`.", ""]
+    if runs["data_sha256"].nunique() > 1:
+        lines += ["**The runs were not all made on the same data:** see `runs.csv`.", ""]
+    if experiment.missing:
+        lines += ["**Not finished:** " + ", ".join(s.name for s in experiment.missing) + ".", ""]
     return lines
 
 
@@ -477,19 +603,19 @@ def _difference_row(axes, labels, differences):
     """A row of the table of differences from the rows on one condition."""
     row = dict(zip(axes, labels))
     for part in differences.to_dict("records"):
-        digits, p = (0, "p_sign") if part["metric"] == REACH else (4, "p_permutation")
-        cell = ""
-        if part["n"]:
-            cell = _number(part["mean"], digits)
+        smaller = f"{part['n_smaller']} of {part['n_pairs']}"
+        if part["metric"] == REACH:
+            cell = f"{smaller} earlier, {part['n_larger']} later; p {_number(part['p_sign'], 3)}"
+        else:
+            cell = _number(part["mean"], 4)
             if part["n"] > 1:
-                cell += f" [{part['low']:.{digits}f}, {part['high']:.{digits}f}]"
-            cell += f" of {part['n']}; " if part["n"] < part["n_pairs"] else "; "
-        cell += f"{part['n_smaller']} of {part['n_pairs']}; p {_number(part[p], 3)}"
+                cell += f" [{part['low']:.4f}, {part['high']:.4f}]"
+            cell += f"; {smaller}; p {_number(part['p_permutation'], 3)}"
         row[_spoken(part["metric"])] = cell
     return row
 
 
-def _spoken_point(point):
+def spoken_point(point):
     return ", ".join(f"{axis} '{label}'" for axis, label in point.items())
 
 
@@ -505,7 +631,7 @@ def _number(value, digits):
     return "never" if math.isinf(value) else f"{value:.{digits}f}"
 
 
-def _markdown(rows):
+def markdown(rows):
     """Lines of a Markdown table of dicts with equal keys."""
     rows = list(rows)
     if not rows:
@@ -574,5 +700,5 @@ def _search_report(plan, storage, report_folder):
         "The best ten of the trials that came to their end; `trials.csv` has all, with the folders "
         "of their runs. The best of many is better than it will be with other seeds: repeat it.",
         "",
-        *_markdown(rows),
+        *markdown(rows),
     ]

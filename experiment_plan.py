@@ -38,6 +38,7 @@ import hashlib
 import itertools
 import json
 import keyword
+import math
 import os
 import re
 from typing import NamedTuple
@@ -160,17 +161,20 @@ def read_plan(path):
     axes = _axes(content, refuse)
     baselines = content.get("baseline", [])
     baselines = baselines if isinstance(baselines, list) else [baselines]
+    baselines = [_labels(baseline) for baseline in baselines]
     for baseline in baselines:
         if not isinstance(baseline, dict) or not baseline:
             refuse("baseline: expected an object of axis and label, or a list of them")
         for axis, label in baseline.items():
-            if label not in axes.get(axis, {}):
+            if not isinstance(label, str) or label not in axes.get(axis, {}):
                 refuse(f"baseline: there is no {axis} '{label}' in grid or list")
     reach_error = content.get("reach_error")
-    if reach_error is not None and type(reach_error) not in (int, float):
+    if reach_error is not None and not (
+        type(reach_error) in (int, float) and 0 <= reach_error <= 1
+    ):
         refuse(f"reach_error is {reach_error!r}: expected a fraction")
     choose = content.get("choose")
-    if choose is not None and choose not in axes:
+    if choose is not None and not (isinstance(choose, str) and choose in axes):
         refuse(f"choose is {choose!r}: expected an axis of grid or list")
     search = content.get("search")
     if search is not None:
@@ -230,8 +234,9 @@ def _axes(content, refuse):
         if "case" in axes:
             refuse("an axis of the grid is named 'case', as the list is: rename it")
         for case in cases:
-            if not isinstance(case, dict) or not isinstance(case.get("name"), str):
-                refuse(f"list: {case!r} has no name: expected name and flags")
+            is_case = isinstance(case, dict) and set(case) <= {"name", "flags"}
+            if not is_case or not isinstance(case.get("name"), str):
+                refuse(f"list: {case!r}: expected name and flags")
         axes["case"] = {case["name"]: case.get("flags", {}) for case in cases}
         if len(axes["case"]) < len(cases):
             refuse("list: two cases have the same name")
@@ -248,6 +253,16 @@ def _axes(content, refuse):
                 if flag in axes and flag != axis:
                     refuse(f"'{flag}' is an axis, and {axis} sets the flag of this name")
     return axes
+
+
+def _labels(point):
+    """A point of axes as its file says it, values of flags as the labels that they have."""
+    if not isinstance(point, dict):
+        return point
+    return {
+        axis: value if isinstance(value, (str, dict, list)) else _label(value)
+        for axis, value in point.items()
+    }
 
 
 def _label(value):
@@ -291,16 +306,26 @@ def _search(search, refuse):
         if set(values) == {"choices"}:
             is_right = isinstance(values["choices"], list) and values["choices"]
         else:
-            limits = values.get("low"), values.get("high")
-            is_right = (
-                all(type(limit) in (int, float) for limit in limits)
-                and limits[0] < limits[1]
-                and set(values) <= {"low", "high", "log", "step"}
-                and not (values.get("log") and ("step" in values or limits[0] <= 0))
-            )
+            is_right = _is_range(values)
         if not is_right:
             refuse(
                 f"search: {name} is {values!r}: expected choices, or low < high with log (and "
                 "low > 0) or step"
             )
     return search
+
+
+def _is_range(values):
+    """Whether Optuna can draw from a range of a search."""
+    numbers = values.get("low"), values.get("high"), values.get("step", 1)
+    if not all(type(number) in (int, float) and math.isfinite(number) for number in numbers):
+        return False
+    low, high, step = numbers
+    is_whole = type(low) is type(high) is int
+    return (
+        low < high
+        and step > 0
+        and set(values) <= {"low", "high", "log", "step"}
+        and not (values.get("log") and ("step" in values or low <= 0))
+        and not (is_whole and type(step) is float)
+    )

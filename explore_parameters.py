@@ -32,7 +32,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 from typing import NamedTuple
 
@@ -236,18 +235,23 @@ class TrainingRun(pytry.Trial):
 
     def evaluate(self, p, plt=None):
         run_folder = train(self.settings, self.place)
-        metrics = comparison.read_json(os.path.join(run_folder, "metrics.json"))
+        metrics = comparison.read_metrics(run_folder)
         del metrics["seed"]  # pytry has it
         return {"run_folder": os.path.relpath(run_folder, self.place.folder), **metrics}
 
     def record(self):
         """Make the run, or take it as it is, and record it; returns what is recorded of it."""
         folder, name = self.place.folder, self.settings.name
-        with tempfile.TemporaryDirectory(prefix=".", suffix=".partial", dir=folder) as partial:
+        partial = os.path.join(folder, f".{self.settings.digest}.partial")
+        shutil.rmtree(partial, ignore_errors=True)  # of a killed process: we have the run's lock
+        os.mkdir(partial)
+        try:
             result = self.run(
                 seed=self.settings.seed, data_dir=partial, data_filename=name, verbose=False
             )
             os.replace(os.path.join(partial, f"{name}.txt"), os.path.join(folder, f"{name}.txt"))
+        finally:
+            shutil.rmtree(partial)
         return result
 
 
@@ -451,7 +455,7 @@ def run(flag_values, plan_path, folder):
                 try:
                     place = Place(folder, slot, [*locks, run_lock], stop)
                     say(f"{settings.name}: {_summary(TrainingRun(settings, place).record())}")
-                except (RunError, OSError) as error:
+                except (RunError, UserError, OSError) as error:
                     failed.append(settings)
                     say(f"failed: {settings.name}: {error}")
 
@@ -512,7 +516,8 @@ def search(flag_values, plan_path, folder):
 
         _in_slots(_slots(flag_values), folder, work, show)
     print(comparison.best_trial_line(study))
-    return 0
+    states = {trial.state for trial in study.get_trials(deepcopy=False)}
+    return 0 if optuna.trial.TrialState.COMPLETE in states else 1
 
 
 def _open_study(plan, storage):
@@ -612,7 +617,7 @@ def _make_trial(study, trial, plan, place):
     except Hopeless:
         study.tell(trial, state=optuna.trial.TrialState.PRUNED)
         return f"trial {trial.number} stopped at {known[max(known)]:.4f}: {shown}"
-    except RunError as error:
+    except (RunError, UserError, OSError) as error:
         trial.set_user_attr("error", str(error))
         study.tell(trial, state=optuna.trial.TrialState.FAIL)
         return f"trial {trial.number} failed: {shown}: {error}"

@@ -100,6 +100,30 @@ def plot_learning_curve_bands(path, panels, majority_error=None, title=""):
     _save(_learning_curve_bands_figure(panels, majority_error, title), path)
 
 
+class Difference(NamedTuple):
+    """Matched differences between a condition and its baseline; NaN in `low` draws no interval."""
+
+    label: str
+    values: list  # a difference each seed
+    mean: float
+    low: float
+    high: float
+
+
+def plot_differences(path, panels, title=""):
+    """Write matched differences as dots, their means and intervals, a row each condition.
+
+    Args:
+        path: the PNG file to write.
+        panels: dict panel title -> list of Difference, of the same conditions in each panel.
+        title: one line.
+
+    Raises:
+        ValueError: nothing to draw, or the panels differ in their conditions.
+    """
+    _save(_differences_figure(panels, title), path)
+
+
 def plot_lsnn_utterance(
     path,
     features,
@@ -126,7 +150,7 @@ def plot_lsnn_utterance(
         logits: [frames, classes]; one column more than `class_names` is the "blank" that the
             reference's readout has.
         class_names: name of every class.
-        n_repeat: simulated steps of 1 ms per frame.
+        n_repeat: simulated steps per frame.
         n_regular: regular neurons per direction; the rest of a direction is adaptive.
         title: one line.
         n_directions: 1 or 2.
@@ -192,7 +216,7 @@ def plot_memory_utterance(
         ideal: [steps], what the linear memory says the signal was `theta_steps` ago.
         decoded: [steps], what is decoded from the spikes.
         spikes: 0 or 1, [steps, neurons], as for `plot_lsnn_utterance`.
-        theta_steps: window of the memory, simulated steps of 1 ms.
+        theta_steps: window of the memory, simulated steps.
         n_repeat: simulated steps per frame.
         n_regular: regular neurons per direction.
         title: one line.
@@ -425,6 +449,33 @@ def _learning_curve_bands_figure(panels, majority_error, title):
     return figure
 
 
+def _differences_figure(panels, title):
+    labels = {tuple(difference.label for difference in rows) for rows in panels.values()}
+    if len(labels) != 1 or not all(panels.values()):
+        raise ValueError(f"no differences, or of unequal conditions, to draw: {sorted(labels)}")
+    (labels,) = labels
+    figure = Figure(
+        figsize=(2.8 + 3 * len(panels), 1.1 + 0.22 * len(labels)), layout="constrained"
+    )
+    _title(figure, title)
+    grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, (panel, rows) in zip(grid, panels.items()):
+        axes.axvline(0, color="0.4", linewidth=1)
+        for place, (_, values, mean, low, high) in enumerate(rows):
+            # NaN compares as false: no interval, no verdict.
+            colour = BLUE if high < 0 else VERMILION if low > 0 else "0.35"
+            axes.plot([low, high], [place, place], color=colour, linewidth=1.6)
+            axes.plot(values, [place] * len(values), ".", color=colour, alpha=0.4, markersize=5)
+            axes.plot(mean, place, "D", color=colour, markersize=4)
+        axes.set_title(panel, fontsize=LABEL_PT)
+        axes.grid(axis="x", color="0.9", linewidth=0.6)
+        axes.set_axisbelow(True)
+        _label(axes, x="difference (fraction)")
+    grid[0].set_yticks(range(len(labels)), [label.replace("$", r"\$") for label in labels])
+    grid[0].set_ylim(len(labels) - 0.5, -0.5)
+    return figure
+
+
 def _lsnn_utterance_figure(
     features,
     spikes,
@@ -495,7 +546,7 @@ def _lsnn_utterance_figure(
     image = _draw_probabilities(class_axes, logits, class_names, true_runs)
     _label(
         class_axes,
-        x=f"frame (one: {FRAME_HOP_MS:g} ms of speech, {n_repeat} simulated steps of 1 ms)",
+        x=f"frame (one: {FRAME_HOP_MS:g} ms of speech, {n_repeat} simulated steps)",
         y="class (boxes: true phone)",
     )
     class_axes.tick_params(axis="y", labelsize=CLASS_PT)
@@ -668,7 +719,7 @@ def _memory_utterance_figure(
     _draw_raster(raster_axes, spikes, n_repeat, n_regular, 2)
     _label(
         raster_axes,
-        x=f"frame (one: {FRAME_HOP_MS:g} ms of speech, {n_repeat} simulated steps of 1 ms)",
+        x=f"frame (one: {FRAME_HOP_MS:g} ms of speech, {n_repeat} simulated steps)",
     )
     return figure
 

@@ -1,6 +1,7 @@
 """Statistics against SciPy and numbers by hand; reports of hand-made run folders."""
 
 import csv
+import datetime
 import itertools
 import json
 import math
@@ -47,11 +48,11 @@ def curve_of(settings):
     return curve
 
 
-def write_run(folder, settings, curve, time="2020_01_01", **metrics):
+def write_run(folder, settings, curve, time="2020_01_02__03_04_05_000000", **metrics):
     """A run folder of these development errors; with metrics=None it is not finished."""
     run_folder = folder / settings.script.removesuffix(".py") / f"{time}_{settings.name}"
     run_folder.mkdir(parents=True)
-    flags = {"commit": "abc", "data_sha256": "f00", "resumed": [{"commit": "def"}]}
+    flags = {"seed": settings.seed, "commit": "abc", "data_sha256": "f00", "resumed": [{"commit": "def"}]}
     (run_folder / "flags.json").write_text(json.dumps(flags))
     lines = [{"iteration": i, "develop_frame_error": e} for i, e in zip(ITERATIONS, curve)]
     (run_folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -65,6 +66,8 @@ def write_run(folder, settings, curve, time="2020_01_01", **metrics):
         **metrics,
     }
     (run_folder / "metrics.json").write_text(json.dumps(metrics))
+    ended = datetime.datetime(2020, 1, 2, 5, 4, 5).timestamp()
+    os.utime(run_folder / "metrics.json", (ended, ended))
     return run_folder
 
 
@@ -171,7 +174,7 @@ def test_experiment_reads_what_the_runs_say(experiment_folder):
     row = summary.loc["small", "symmetric", "late_develop_frame_error"]
     assert row["mean"] == pytest.approx(0.02 + (0.6 + 0.5 + 0.52) / 3)
     assert summary.loc["LMU", "random", "test_frame_error"]["n"] == 2
-    # The small start's final error, seed by seed, is reached at iteration 60 by itself.
+    # The small start's mean late error, 0.56, is reached by all its seeds at iteration 60.
     row = summary.loc["small", "random", "iterations_to_reach"]
     assert (row["median"], row["n_infinite"]) == (60, 0)
 
@@ -193,9 +196,24 @@ def test_differences_are_of_matched_seeds_all_else_being_equal(experiment_folder
         assert f"seed={seed}_" in path and "start=LMU_eprop=random" in path
         assert f"seed={seed}_" in baseline and "start=small_eprop=random" in baseline
         assert (folder / path / "metrics.json").is_file()
-    # Seed 1, 0.01 above: its 0.51 at iteration 60 is enough for 0.52; seed 3, 0.03 above: never.
     row = rows.loc["random", "iterations_to_reach"]
-    assert (row["n_pairs"], row["n"]) == (2, 1)
+    assert (row["n_pairs"], row["n_smaller"]) == (2, 0)
+
+
+def test_all_seeds_have_to_reach_one_error(experiment_folder):
+    folder = experiment_folder()
+    (path,) = (folder / SCRIPT).glob("*start=small_eprop=random_seed=3*/metrics.jsonl")
+    lines = [{"iteration": i, "develop_frame_error": 0.87} for i in ITERATIONS]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    runs = Experiment(str(folder), str(folder)).runs
+    runs = runs.set_index(["start", "eprop", "seed"]).sort_index()
+    errors, reached = runs["error_to_reach"], runs["iterations_to_reach"]
+    # Late errors of the small start: 0.55, 0.56 and 0.57, under random 0.87 for the last.
+    assert list(errors["LMU", "symmetric"]) == pytest.approx([0.56] * 3)
+    assert list(errors["LMU", "random"]) == pytest.approx([0.66] * 3)
+    assert list(errors["small", "random"]) == pytest.approx([0.66] * 3)
+    assert list(reached["small", "random"]) == [40, 40, math.inf]
+    assert list(reached["LMU", "symmetric"]) == [60, 60, 60]
 
 
 def test_memory_is_compared_where_it_was_measured(experiment_folder):
@@ -241,7 +259,7 @@ def test_a_run_of_other_settings_or_unfinished_is_no_run_of_the_plan(experiment_
     other = read_plan(str(folder / "plan.json")).runs()[0]._replace(flags={"reg": 1})
     write_run(folder, other, [0.1] * 5)
     run = read_plan(str(folder / "plan.json")).runs()[0]
-    unfinished = write_run(folder, run, [0.2] * 5, time="2030_01_01")
+    unfinished = write_run(folder, run, [0.2] * 5, time="2030_01_01__00_00_00_000000")
     (unfinished / "metrics.json").unlink()
     experiment = Experiment(str(folder), str(folder))
     assert len(experiment.runs) == 12 and not experiment.missing
@@ -254,10 +272,50 @@ def test_the_chosen_point_is_the_best_on_the_development_set(experiment_folder):
     assert chosen.to_dict() == {"symmetric": "LMU", "random": "small"}
 
 
+def test_an_axis_is_not_named_as_a_column_of_the_report(experiment_folder):
+    folder = experiment_folder()
+    experiment = Experiment(str(folder), str(folder))
+    for table in (experiment.summary(), experiment.differences()):
+        assert set(table) - set(experiment.axes) <= set(comparison.STATISTICS)
+    for name in ("metric", "commit"):
+        plan = {**PLAN, "grid": {name: PLAN["grid"]["start"]}, "baseline": {name: "small"}}
+        (folder / "plan.json").write_text(json.dumps(plan))
+        for settings in read_plan(str(folder / "plan.json")).runs():
+            write_run(folder, settings, small_curve(settings.seed))
+        with pytest.raises(UserError, match=f"axis '{name}' has the name of a column"):
+            Experiment(str(folder), str(folder))
+
+
+def test_what_is_not_run_with_all_seeds_is_not_chosen(experiment_folder):
+    plan = {**PLAN, "choose": "start", "grid": {"start": {"a": {}, "b": {"reg": 1}, "c": {"reg": 2}}}}
+    folder = experiment_folder({**plan, "baseline": []}, without=[2])  # seeds 1 and 2 err less
+    chosen = Experiment(str(folder), str(folder)).chosen()
+    assert chosen[["start", "at_an_end"]].values.tolist() == [["b", "yes"]]
+
+
 def test_evaluations_are_read_without_a_line_that_is_being_written(tmp_path):
     assert comparison.read_evaluations(str(tmp_path)) == []
-    (tmp_path / "metrics.jsonl").write_text('{"iteration": 0}\n{"iteration": 20}\n{"itera')
+    line = '{"iteration": %d, "develop_frame_error": 0.5}\n'
+    (tmp_path / "metrics.jsonl").write_text(line % 0 + line % 20 + '{"itera')
     assert [e["iteration"] for e in comparison.read_evaluations(str(tmp_path))] == [0, 20]
+
+
+@pytest.mark.parametrize(
+    "file, content",
+    [
+        ("metrics.json", b"[]"),
+        ("metrics.json", b'{"seed": 1, "iterations": 80, "test_frame_error": null}'),
+        ("metrics.jsonl", b""),
+        ("metrics.jsonl", b'{"iteration": 0}\n'),
+        ("metrics.jsonl", b"\xff\n"),
+        ("flags.json", b"[]"),
+    ],
+)
+def test_a_damaged_run_is_told_in_words(experiment_folder, file, content):
+    folder = experiment_folder()
+    next((folder / SCRIPT).glob(f"*/{file}")).write_bytes(content)
+    with pytest.raises(UserError, match="is damaged.*: delete the run's folder"):
+        Experiment(str(folder), str(folder))
 
 
 # --------------------------------------------------------------------------- reports
@@ -272,7 +330,8 @@ def test_report_is_traceable_to_run_folders(experiment_folder, tmp_path):
     folder, report = experiment_folder(without=[11]), tmp_path / "elsewhere" / "report"
     comparison.write_report(str(folder), str(report))
     assert sorted(os.listdir(report)) == [
-        *("conditions.csv", "differences.csv", "learning_curves.png", "report.md", "runs.csv")
+        *("conditions.csv", "differences.csv", "differences_1.png"),
+        *("learning_curves.png", "report.md", "runs.csv"),
     ]
     runs = rows_of(report / "runs.csv")
     assert len(runs) == 11
@@ -289,7 +348,8 @@ def test_report_is_traceable_to_run_folders(experiment_folder, tmp_path):
     text = (report / "report.md").read_text()
     assert text.startswith("# starts\n\nwhat is asked\n\n11 of 12 runs finished; seeds 1, 2, 3;")
     assert "**Not finished:** start=LMU_eprop=random_seed=3_" in text
-    assert f"{11 * 80 * 0.9 / 3600:.2f} process hours" in text
+    assert "started between 2020-01-02 03:04 and 03:04, 22.00 hours of processes" in text
+    assert "**The runs were not all made by the same commit:**" in text
     assert "| small | symmetric | 3 | 0.5400 +- 0.0100 [0.515, 0.565] |" in text
     assert "no p can be below 0.25" in text
     assert "| LMU | symmetric | -0.0300 [-0.0548, -0.0052]; 3 of 3; p 0.250 |" in text
@@ -301,7 +361,7 @@ def test_report_tells_that_the_data_differ(experiment_folder):
     comparison.write_report(str(folder), str(folder))
     assert "not all made on the same data" not in (folder / "report.md").read_text()
     flags = next((folder / SCRIPT).glob("*/flags.json"))
-    flags.write_text(json.dumps({"commit": "abc", "data_sha256": "ba5"}))
+    flags.write_text(json.dumps({"seed": 1, "commit": "abc", "data_sha256": "ba5"}))
     comparison.write_report(str(folder), str(folder))
     assert "not all made on the same data" in (folder / "report.md").read_text()
 

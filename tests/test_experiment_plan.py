@@ -19,6 +19,11 @@ PLAN_FILES = sorted(
     os.path.relpath(path, EXPERIMENTS)
     for path in glob.glob(os.path.join(EXPERIMENTS, "**", "*.json"), recursive=True)
 )
+RATES_OF = [  # a comparison, and the plan that chooses its learning rates
+    ("lsnn_starts", "learning_rates_lsnn"),
+    ("lsnn_unidirectional", "learning_rates_lsnn_unidirectional"),
+    ("lstm_rules", "learning_rates_lstm"),
+]
 
 
 @pytest.fixture
@@ -113,7 +118,11 @@ def test_a_plan_is_based_on_another_one(plan_of, tmp_path):
         ({"grid": {"a b": [1]}}, "axis 'a b'"),
         ({"grid": {"x": {"a": {"reg": 1}}, "z": {"b": {"reg": 2}}}}, "both x and z set --reg"),
         ({"grid": {"x": {"a": {"y": 1}}, "y": {"b": {}}}}, "'y' is an axis"),
-        ({"list": [{"flags": {}}]}, "has no name"),
+        ({"list": [{"flags": {}}]}, "expected name and flags"),
+        ({"list": [{"name": "fast", "flag": {"reg": 1}}]}, "expected name and flags"),
+        ({"choose": ["x"]}, "choose is ['x']"),
+        ({"grid": {"reg": [1]}, "baseline": {"reg": ["1"]}}, "there is no reg '['1']'"),
+        ({"reach_error": 42}, "reach_error is 42"),
         ({"list": [{"name": "a"}, {"name": "a"}]}, "same name"),
         ({"grid": {"x": {"a": {}}}, "baseline": {"x": "b"}}, "no x 'b'"),
         ({"grid": {"x": {"a": {}}}, "baseline": [{}]}, "baseline"),
@@ -122,6 +131,15 @@ def test_a_plan_is_based_on_another_one(plan_of, tmp_path):
         ({"search": {"n_trials": 1}}, "expected ranges"),
         ({"search": {"n_trials": 0, "ranges": {"reg": {"choices": [1]}}}}, "n_trials is 0"),
         ({"search": {"n_trials": 1, "ranges": {"reg": {"low": 2, "high": 1}}}}, "low < high"),
+        *(
+            ({"search": {"n_trials": 1, "ranges": {"reg": bounds}}}, "low < high")
+            for bounds in (
+                {"low": 0, "high": 9, "step": 0},
+                {"low": 0, "high": 9, "step": 0.5},
+                {"low": 0, "high": 9, "step": "x"},
+                {"low": 0, "high": float("inf")},
+            )
+        ),
         (
             {"search": {"n_trials": 1, "ranges": {"reg": {"low": 0, "high": 1, "log": True}}}},
             "low > 0",
@@ -136,6 +154,13 @@ def test_what_cannot_be_planned_is_refused_in_words(plan_of, tmp_path, entries, 
     with pytest.raises(UserError, match=re.escape(message)) as error:
         plan_of(**entries)
     assert str(tmp_path / "plan.json") in str(error.value)
+
+
+def test_a_baseline_may_be_named_by_its_value(plan_of):
+    plan = plan_of(grid={"lr_init": [0.01, 0.1], "eprop": [None]}, baseline={"lr_init": 0.01})
+    assert plan.baselines == [{"lr_init": "0.01"}]
+    plan = plan_of(grid={"lr_init": [0.01], "eprop": [None]}, baseline=[{"eprop": None}])
+    assert plan.baselines == [{"eprop": "default"}]
 
 
 def test_a_file_that_is_no_plan_is_refused(tmp_path):
@@ -162,8 +187,20 @@ def test_plan_files_are_of_flags_that_the_scripts_have(name):
     assert n_promised in plan.comment
     assert len({run.digest for run in runs}) == len(runs)
     for run in runs:
-        flag_values, _ = command_line.parse_flags(script.define_flags, ["x", *run.arguments])
-        script.check_flags(flag_values)
+        if run.seed == plan.seeds[0]:
+            flag_values, _ = command_line.parse_flags(script.define_flags, ["x", *run.arguments])
+            script.check_flags(flag_values)
+
+
+def without_rates(plan):
+    """The points of a plan's axes but for their learning rates, which a corpus has of its own."""
+    return {
+        axis: {
+            label: {name: value for name, value in flags.items() if name != "lr_init"}
+            for label, flags in points.items()
+        }
+        for axis, points in plan.axes.items()
+    }
 
 
 def test_plans_for_the_full_corpus_are_those_of_the_sample():
@@ -174,23 +211,22 @@ def test_plans_for_the_full_corpus_are_those_of_the_sample():
     for name in full:
         sample = read_plan(os.path.join(EXPERIMENTS, os.path.basename(name)))
         plan = read_plan(os.path.join(EXPERIMENTS, name))
-        assert (plan.axes, plan.baselines, plan.seeds) == (
-            *(sample.axes, sample.baselines, sample.seeds),
-        )
+        for name in ("baselines", "seeds", "choose"):
+            assert getattr(plan, name) == getattr(sample, name)
+        assert without_rates(plan) == without_rates(sample)
         assert plan.name != sample.name and plan.flags["dataset"] != sample.flags["dataset"]
 
 
-@pytest.mark.parametrize("model", ["lsnn", "lstm", "lsnn_unidirectional"])
-def test_learning_rates_are_chosen_from_one_grid_with_seeds_of_their_own(model):
+@pytest.mark.parametrize("compared, chosen", RATES_OF)
+def test_learning_rates_are_chosen_from_one_grid_with_seeds_of_their_own(compared, chosen):
     def plan(name):
         return read_plan(os.path.join(EXPERIMENTS, f"{name}.json"))
 
-    compared = plan({"lsnn": "lsnn_starts", "lstm": "lstm_rules"}.get(model, model))
-    chosen = plan(f"learning_rates_{model}")
+    compared, chosen = plan(compared), plan(chosen)
     assert not set(chosen.seeds) & set(compared.seeds)
     axis = next(iter(compared.axes))
-    assert chosen.axes[axis].keys() == compared.axes[axis].keys()
     rates = [flags["lr_init"] for flags in chosen.axes["lr_init"].values()]
     for label, flags in compared.axes[axis].items():
         assert flags["lr_init"] in rates
-        assert chosen.axes[axis][label] == {n: v for n, v in flags.items() if n != "lr_init"}
+        tried = {**chosen.flags, **chosen.axes[axis][label]}
+        assert any(tried.items() <= run.flags.items() for run in compared.runs())

@@ -163,6 +163,19 @@ def test_a_killed_plan_goes_on_and_ends_as_if_it_had_not_been_killed(
     for digest, path in run_folders(folder).items():
         assert_same_run(uninterrupted[digest], path)
     assert len(pytry.read(folder)) == 2
+    assert not list(folder.glob(".*.partial"))
+
+
+def test_a_damaged_run_stops_no_other(tiny_processed, copied, tmp_path, explore, capsys):
+    folder = copied(write_plan(tmp_path, tiny_processed, **TWO_RULES))
+    (damaged,) = (folder / LSNN).glob("*case=symmetric_*/metrics.json")
+    damaged.write_text("[]")
+    assert explore("run", "plan.json", "runs") == 1
+    said = capsys.readouterr().out
+    assert "runs: 1 of 2 runs finished, 1 failed" in said
+    (failure,) = [line for line in said.splitlines() if line.startswith("failed: ")]
+    assert f"{damaged.parent.name}{os.sep}metrics.json: is damaged" in failure
+    assert len(pytry.read(folder)) == 1
 
 
 def test_a_folder_belongs_to_one_plan(tiny_processed, copied, tmp_path, explore):
@@ -334,6 +347,15 @@ def test_a_hopeless_run_is_stopped(tiny_processed, tmp_path, explore, capsys):
     assert not comparison.is_finished(path)
     with explore_parameters.take_lock(os.path.join(folder, "locks", "trial_2.lock")) as lock:
         assert lock is not None
+
+
+def test_a_search_without_a_trial_that_ends_says_so(tiny_processed, tmp_path, explore, capsys):
+    search = {"n_trials": 1, "ranges": {"lr_int": {"low": 0.1, "high": 0.2}}}
+    write_plan(tmp_path, tiny_processed, search=search)
+    assert explore("search", "plan.json", "runs", "--gpus=none") == 1
+    said = capsys.readouterr().out
+    assert "trial 0 failed" in said and "Unknown command line flag 'lr_int'" in said
+    assert "study tiny: 1 fail\n" in said
 
 
 def test_a_study_of_other_settings_is_not_joined(tiny_processed, tmp_path):

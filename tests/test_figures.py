@@ -120,6 +120,11 @@ EIGENVALUES = {
     "loop": np.exp([(-2 + 1j) / 50, (-2 - 1j) / 50]),
     "theta_steps": 50,
 }
+DIFFERENCES = [
+    figures.Difference("LMU, BPTT", [-0.01, -0.02], -0.015, -0.03, -0.001),
+    figures.Difference("LMU, $ymmetric", [0.01, 0.02, 0.03], 0.02, 0.01, 0.03),
+    figures.Difference("delayed, BPTT", [0.01], 0.01, np.nan, np.nan),
+]
 
 
 def y_labels(figure):
@@ -143,6 +148,7 @@ def fills(axes):
         (figures.plot_utterance, utterance_arguments(), (1600, 1420)),
         (figures.plot_learning_curve, {"evaluations": evaluations()}, (1400, 1080)),
         (figures.plot_learning_curve_bands, {"panels": {"a": bands(), "b": bands()}}, (2080, 890)),
+        (figures.plot_differences, {"panels": {"a": DIFFERENCES, "b": DIFFERENCES}}, (1760, 352)),
         (figures.plot_lsnn_utterance, lsnn_arguments(), (1600, 2419)),
         (figures.plot_confusion_matrix, confusion_arguments(), (2200, 1960)),
         (figures.plot_memory, memory_arguments(), (1400, 840)),
@@ -412,6 +418,36 @@ def test_curves_of_one_seed_and_odd_numbers_of_panels(tmp_path):
         figures._learning_curve_bands_figure({}, None, "")
 
 
+# Differences
+
+
+def test_differences_are_drawn_seed_by_seed_with_the_colour_of_their_sign():
+    figure = figures._differences_figure({"late": DIFFERENCES, "test": DIFFERENCES}, "title")
+    assert [axes.get_title() for axes in figure.axes] == ["late", "test"]
+    names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert names == ["LMU, BPTT", r"LMU, \$ymmetric", "delayed, BPTT"]
+    for axes in figure.axes:
+        zero, *lines = axes.lines
+        assert list(zero.get_xdata()) == [0, 0]
+        assert axes.get_ylim()[0] > axes.get_ylim()[1]  # the first on top
+        for place, difference in enumerate(DIFFERENCES):
+            interval, seeds, mean = lines[3 * place : 3 * place + 3]
+            assert {*interval.get_ydata(), *seeds.get_ydata(), *mean.get_ydata()} == {place}
+            assert np.array_equal(
+                interval.get_xdata(), [difference.low, difference.high], equal_nan=True
+            )
+            assert list(seeds.get_xdata()) == difference.values
+            assert list(mean.get_xdata()) == [difference.mean]
+        colours = [lines[3 * place].get_color() for place in range(3)]
+        assert colours == [figures.BLUE, figures.VERMILION, "0.35"]
+
+
+def test_differences_of_unequal_conditions_are_refused():
+    for panels in ({}, {"a": []}, {"a": DIFFERENCES, "b": DIFFERENCES[1:]}):
+        with pytest.raises(ValueError, match="no differences, or of unequal conditions"):
+            figures._differences_figure(panels, "")
+
+
 # LSNN utterance
 
 
@@ -424,7 +460,7 @@ def test_lsnn_panels_share_the_frame_axis():
         "answers (orange: wrong)",
         "class (boxes: true phone)",
     ]
-    label = "frame (one: 10 ms of speech, 5 simulated steps of 1 ms)"
+    label = "frame (one: 10 ms of speech, 5 simulated steps)"
     assert figure.axes[4].get_xlabel() == label
     for axes in figure.axes[:5]:
         assert axes.get_xlim() == (0, 40)
