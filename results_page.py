@@ -42,8 +42,9 @@ is less noisy than that at its end and decides here. **Test error**: with the we
 evaluation on the development set. Brackets hold 95 % intervals over seeds (Student's t), of
 differences those of the paired t test. **k of n**: in how many seeds the condition is lower.
 **Lower, higher**: by the late development error; an asterisk says that the test error's interval lies
-on the same side of zero. **p**: exact permutation test of the differences' signs, two-sided, not corrected for the number of
-comparisons; with n seeds it cannot be below 2 / 2^n, 0.063 of five and 0.031 of six."""
+on the same side of zero. **p**: exact permutation test of the differences' signs, two-sided, not
+corrected for the number of comparisons; with n seeds it cannot be below 2 / 2^n, 0.063 of five and
+0.031 of six."""
 
 LIMITS_OF_SAMPLE = """\
 * **80 utterances of 10 speakers are not TIMIT**, which has 3,696 of 462. Development and test set are

@@ -1,5 +1,6 @@
 """Plans: which runs they describe, how runs are named, and what is refused."""
 
+import csv
 import glob
 import importlib
 import json
@@ -230,3 +231,13 @@ def test_learning_rates_are_chosen_from_one_grid_with_seeds_of_their_own(compare
         assert flags["lr_init"] in rates
         tried = {**chosen.flags, **chosen.axes[axis][label]}
         assert any(tried.items() <= run.flags.items() for run in compared.runs())
+
+
+@pytest.mark.parametrize("compared, chosen", RATES_OF)
+def test_learning_rates_are_those_that_the_results_chose(compared, chosen):
+    plan = read_plan(os.path.join(EXPERIMENTS, f"{compared}.json"))
+    axis, points = next(iter(plan.axes.items()))
+    path = os.path.join(REPOSITORY, "docs", "results", chosen, "chosen.csv")
+    with open(path, encoding="utf-8", newline="") as file:
+        rates = {row[axis]: float(row["lr_init"]) for row in csv.DictReader(file)}
+    assert {label: flags["lr_init"] for label, flags in points.items()}.items() <= rates.items()

@@ -11,7 +11,7 @@ from conftest import REPOSITORY
 
 import command_line
 
-READMES = ("README.md", "benchmarks/README.md", "tests/data/README.md")
+READMES = ("README.md", "RESULTS.md", "benchmarks/README.md", "tests/data/README.md")
 sys.path.insert(0, os.path.join(REPOSITORY, "benchmarks"))
 
 
@@ -74,5 +74,13 @@ def test_every_file_that_the_readme_names_exists():
     tables = re.findall(r"^\| (`[^|]+) \|", text("README.md"), re.MULTILINE)
     names = {name for row in tables for name in re.findall(r"`([\w-]+\.(?:py|sh))`", row)}
     assert len(names) > 10
+    names |= set(re.findall(r"experiments/\w+(?:/\w+)*\.json", text("README.md")))
     for name in names:
         assert os.path.isfile(os.path.join(REPOSITORY, name)), name
+
+
+def test_figures_and_reports_of_the_results_exist():
+    links = re.findall(r"\]\(([^)]+)\)", text("RESULTS.md"))
+    assert len(links) > 10
+    for link in links:
+        assert os.path.isfile(os.path.join(REPOSITORY, link)), link
