@@ -44,7 +44,8 @@ differences those of the paired t test. **k of n**: in how many seeds the condit
 **Lower, higher**: by the late development error; an asterisk says that the test error's interval lies
 on the same side of zero. **p**: exact permutation test of the differences' signs, two-sided, not
 corrected for the number of comparisons; with n seeds it cannot be below 2 / 2^n, 0.063 of five and
-0.031 of six."""
+0.031 of six. Only the sentences above these lines, on the question itself, use wider intervals, which
+hold for all learning rules at once with 95 %."""
 
 LIMITS_OF_SAMPLE = """\
 * **80 utterances of 10 speakers are not TIMIT**, which has 3,696 of 462. Development and test set are
@@ -323,12 +324,13 @@ def main(flag_values, *folders):
     for folder, plan in zip(folders, plans):
         if not (plan.choose or plan.baselines):
             raise UserError(f"{folder}: plan '{plan.name}' has no baseline: nothing is compared")
-    sections, answers = [], []
+    sections, answers, n_runs, hours = [], [], 0, 0.0
     for folder, name in zip(folders, names):
         details = os.path.join(flag_values.details, name)
         experiment = comparison.write_report(folder, details)
         shown = os.path.relpath(details, page_folder)
         plan = experiment.plan
+        n_runs, hours = n_runs + len(experiment.runs), hours + experiment.runs["hours"].sum()
         sections += [f"## {plan.name}", "", plan.comment, "", *comparison.overview(experiment)]
         if plan.choose:
             sections += choice_lines(experiment)
@@ -357,6 +359,8 @@ def main(flag_values, *folders):
             "",
         ]
     lines += [
+        f"The {n_runs} runs took {hours:.1f} hours, their processes' times added up.",
+        "",
         *answers,
         "## How to read the tables",
         "",

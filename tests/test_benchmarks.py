@@ -58,15 +58,13 @@ def test_training_step_measures_both_engines_at_the_rate_asked_for(run_script, t
 def test_training_step_measures_keras_lstm_under_bptt_only(run_script, tmp_path):
     process = run_script(
         "benchmarks/training_step.py",
-        *("--model=lstm", "--engine=fused,dense,keras", "--rule=symmetric,bptt", "--repeats=1"),
+        *("--model=lstm", "--engine=fused,keras", "--rule=symmetric,bptt", "--repeats=1"),
         *("--n_lstm=6", "--batch=2", "--frames=10", "--json=rows.json"),
     )
     rows = results(process, tmp_path / "rows.json")
     assert [(row["engine"], row["rule"]) for row in rows] == [
         ("fused", "symmetric"),
         ("fused", "bptt"),
-        ("dense", "symmetric"),
-        ("dense", "bptt"),
         ("keras", "bptt"),
     ]
     for row in rows:

@@ -154,6 +154,7 @@ def test_a_plan_of_one_axis_has_one_table_of_its_metrics(tmp_path, page_of):
     folder = make_folder(tmp_path / "one", plan, lambda s: small_curve(s.seed))
     text = page_of(folder)
     assert "| start | late development error | test error |" in text
+    assert "The 6 runs took 12.0 hours" in text
     assert "* Against start 'scaled random': **no difference shown**: LMU.\n" in text
     assert "Does it help" not in text
 
