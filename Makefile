@@ -46,7 +46,7 @@ endif
 	@echo "figures: $(DEMO)/timit_processed/utterance.png and $(DEMO)/results/*/*/*.png"
 
 test: setup
-	$(PYTHON) -m pytest -n auto --dist loadfile --no-loadscope-reorder
+	$(PYTHON) -m pytest -n auto --dist loadfile
 
 soak: setup
 	$(PYTHON) tests/soak.py --json=soak.json $(if $(PART),--part=$(PART))
