@@ -24,6 +24,7 @@ seeds they cannot be below 2 / 2^n. They are not corrected for the number of com
 """
 
 import datetime
+import functools
 import glob
 import json
 import math
@@ -283,21 +284,20 @@ class Experiment:
             runs = runs[runs[axis] == label]
         return runs
 
-    def _with_baseline(self, runs, baseline, how):
+    def _with_baseline(self, runs, baseline):
         """Runs joined with the baseline's runs that equal them on the other axes and in seed.
 
-        The latters' columns end in `_baseline`; `how` as in `pandas.merge`.
+        The latters' columns end in `_baseline`; a run without such a partner is left out.
         """
         others = self._at(baseline)
         matched = [*(axis for axis in self.axes if axis not in baseline), "seed"]
-        return runs.merge(
-            others, how=how, on=matched, suffixes=("", "_baseline"), validate="many_to_one"
-        )
+        return runs.merge(others, on=matched, suffixes=("", "_baseline"), validate="many_to_one")
 
     def conditions(self):
         """(labels, runs) of every condition, in the plan's order."""
         return _by_axes(self.runs, self.axes)
 
+    @functools.cached_property
     def summary(self):
         """DataFrame, a row each condition and metric: n, mean, std, interval, run folders."""
         rows = []
@@ -324,11 +324,12 @@ class Experiment:
     def pairs(self, baseline):
         """(labels, runs beside the baseline's) of every condition that can be compared with it."""
         for labels, runs in self.conditions():
-            pairs = self._with_baseline(runs, baseline, "inner")
+            pairs = self._with_baseline(runs, baseline)
             is_itself = baseline.items() <= dict(zip(self.axes, labels)).items()
             if not is_itself and not pairs.empty:
                 yield labels, pairs
 
+    @functools.cached_property
     def differences(self):
         """DataFrame, a row each baseline, condition and metric: paired difference from it."""
         rows = []
@@ -481,7 +482,7 @@ def write_report(folder, report_folder, storage=""):
 
 def _comparison_report(experiment, report_folder):
     runs, plan, axes = experiment.runs, experiment.plan, experiment.axes
-    summary, differences = experiment.summary(), experiment.differences()
+    summary, differences = experiment.summary, experiment.differences
     tables = {"runs.csv": runs, "conditions.csv": summary}
     if not differences.empty:
         tables["differences.csv"] = differences

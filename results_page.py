@@ -81,7 +81,7 @@ def verdict(interval):
 
 def verdict_lines(experiment):
     """Lines, one a baseline: which conditions err less than it, which more."""
-    lines, differences = [], experiment.differences()
+    lines, differences = [], experiment.differences
     if differences.empty:
         return lines
     for baseline, rows in differences.groupby("baseline", sort=False):
@@ -181,7 +181,7 @@ def answer_lines(experiment):
         *(f"* {answer(experiment, baseline)}" for baseline in starts),
         "",
     ]
-    differences, summary = experiment.differences(), experiment.summary()
+    differences, summary = experiment.differences, experiment.summary
     if differences.empty:
         return lines
     is_asked = differences["baseline"] == comparison.spoken_point({"start": RANDOM})
@@ -266,7 +266,7 @@ def comparison_lines(experiment, details):
     """Section on a plan with baselines; its report is in the folder `details`."""
     plan, axes = experiment.plan, experiment.axes
     curves = os.path.join(details, comparison.CURVES_FIGURE)
-    summary, differences = experiment.summary(), experiment.differences()
+    summary, differences = experiment.summary, experiment.differences
     lines = [
         *verdict_lines(experiment),
         "",
@@ -302,7 +302,7 @@ def choice_lines(experiment):
         for row in chosen
         if row["at_an_end"] == "yes"
     ]
-    lines = tables(experiment.summary(), axes, (LATE,), cell)
+    lines = tables(experiment.summary, axes, (LATE,), cell)
     if at_an_end:
         lines += [
             f"At an end of the grid: {'; '.join(at_an_end)}. A better {plan.choose} may lie beyond.",

@@ -167,7 +167,7 @@ def test_experiment_reads_what_the_runs_say(experiment_folder):
     experiment = Experiment(str(folder), str(folder))
     assert [settings.labels["eprop"] for settings in experiment.missing] == ["random"]
     assert len(experiment.runs) == 11
-    summary = experiment.summary().set_index(["start", "eprop", "metric"])
+    summary = experiment.summary.set_index(["start", "eprop", "metric"])
     row = summary.loc["small", "symmetric", "final_develop_frame_error"]
     assert (row["n"], row["mean"], row["std"]) == (3, pytest.approx(0.54), pytest.approx(0.01))
     # Iterations 40, 60 and 80 are the second half.
@@ -181,7 +181,7 @@ def test_experiment_reads_what_the_runs_say(experiment_folder):
 
 def test_differences_are_of_matched_seeds_all_else_being_equal(experiment_folder):
     folder = experiment_folder(without=[4])  # small, random, seed 2
-    differences = Experiment(str(folder), str(folder)).differences()
+    differences = Experiment(str(folder), str(folder)).differences
     assert set(differences["start"]) == {"LMU"}
     rows = differences.set_index(["eprop", "metric"])
     row = rows.loc["symmetric", "final_develop_frame_error"]
@@ -225,7 +225,7 @@ def test_memory_is_compared_where_it_was_measured(experiment_folder):
     experiment = Experiment(str(folder), str(folder))
     assert "memory_capacity_before" in experiment.metrics
     assert "memory_capacity_after" not in experiment.metrics
-    summary = experiment.summary()
+    summary = experiment.summary
     rows = summary[summary["metric"] == "memory_capacity_before"]
     assert len(rows) == 4 and set(rows["mean"]) == {12.0}
     assert (rows["n"] == 3).all()
@@ -234,7 +234,7 @@ def test_memory_is_compared_where_it_was_measured(experiment_folder):
 def test_iterations_are_compared_with_the_baseline_that_sets_the_error(experiment_folder):
     plan = {**PLAN, "baseline": [{"start": "small"}, {"eprop": "random"}]}
     folder = experiment_folder(plan)
-    differences = Experiment(str(folder), str(folder)).differences()
+    differences = Experiment(str(folder), str(folder)).differences
     of_iterations = differences[differences["metric"] == "iterations_to_reach"]
     assert set(of_iterations["baseline"]) == {"start 'small'"}
     assert len(set(differences["baseline"])) == 2
@@ -244,7 +244,7 @@ def test_several_baselines_and_a_given_error(experiment_folder):
     plan = {**PLAN, "baseline": [{"start": "small"}, {"eprop": "random"}], "reach_error": 0.611}
     folder = experiment_folder(plan)
     experiment = Experiment(str(folder), str(folder))
-    differences = experiment.differences()
+    differences = experiment.differences
     assert set(differences["baseline"]) == {"start 'small'", "eprop 'random'"}
     rows = differences[differences["baseline"] == "eprop 'random'"].set_index(["start", "metric"])
     assert set(rows["eprop"]) == {"symmetric"}
@@ -275,7 +275,7 @@ def test_the_chosen_point_is_the_best_on_the_development_set(experiment_folder):
 def test_an_axis_is_not_named_as_a_column_of_the_report(experiment_folder):
     folder = experiment_folder()
     experiment = Experiment(str(folder), str(folder))
-    for table in (experiment.summary(), experiment.differences()):
+    for table in (experiment.summary, experiment.differences):
         assert set(table) - set(experiment.axes) <= set(comparison.STATISTICS)
     for name in ("metric", "commit"):
         plan = {**PLAN, "grid": {name: PLAN["grid"]["start"]}, "baseline": {name: "small"}}
