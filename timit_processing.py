@@ -44,6 +44,7 @@ import contextlib
 import functools
 import importlib.metadata
 import io
+import json
 import multiprocessing
 import os
 import pickle
@@ -83,7 +84,9 @@ SPLITS = ("train", "develop", "test")
 FEATURES = ("mfccs", "filter_banks", "htk")
 PICKLES = ("metadata", "wav", *FEATURES, "phonems", "reduced_phonems", "words")
 LISTS = ("word_list", "phonem_list", "reduced_phonem_list", "reduced_phn_index_mapping")
+SCRIPT = "timit_processing.py"
 SETTINGS_FILE = "processing.json"
+MAX_SETTINGS_BYTES = 2**20
 FIGURE_FILE = "utterance.png"
 
 N_MEL_FILTERS = 40
@@ -188,28 +191,57 @@ def main(flag_values):
 
 
 def check_output_path(output_path, data_path):
-    """Make sure that nothing but an earlier output would be replaced.
+    """Make sure that nothing but an earlier output of this script would be replaced.
 
     Raises:
-        UserError: the path is the corpus, a file, or a folder that holds anything else.
+        UserError: the path is empty, a file, the file system's root, the home folder, the corpus or
+            the program or a folder around one of them, or a folder that is not empty and that this
+            script has not written or that holds anything else.
     """
-    if os.path.realpath(output_path) == os.path.realpath(data_path):
-        raise UserError(
-            f"{output_path}: --output_path is the corpus itself: choose another --output_path"
-        )
-    if os.path.lexists(output_path) and not os.path.isdir(output_path):
-        raise UserError(f"{output_path}: is no folder: choose another --output_path")
+    choose = "choose another --output_path"
+    if not output_path:
+        raise UserError("--output_path is empty, expected the name of a folder to write")
+    path = os.path.realpath(output_path)
+    for what, where in (
+        ("the corpus", data_path),
+        ("this program", os.path.dirname(os.path.abspath(__file__))),
+        ("the home folder", os.path.expanduser("~")),
+    ):
+        where = os.path.realpath(where)
+        if path == where:
+            raise UserError(f"{output_path}: --output_path is {what} itself: {choose}")
+        if os.path.commonpath([path, where]) == path:
+            raise UserError(f"{output_path}: --output_path contains {what}: {choose}")
+    if not os.path.lexists(output_path):
+        return
+    if not os.path.isdir(output_path):
+        raise UserError(f"{output_path}: is no folder: {choose}")
     own_names = {f"{name}.pickle" for name in PICKLES} | {f"{name}.json" for name in LISTS}
     allowed = {SETTINGS_FILE, FIGURE_FILE, *SPLITS}
     allowed |= {os.path.join(split, name) for split in SPLITS for name in own_names}
     for folder, subfolders, files in os.walk(output_path):
         for name in sorted(subfolders + files):
-            path = os.path.relpath(os.path.join(folder, name), output_path)
-            if path not in allowed:
+            found = os.path.relpath(os.path.join(folder, name), output_path)
+            if found not in allowed:
                 raise UserError(
-                    f"{output_path}: holds {path}, which this script does not write and would "
-                    "delete: choose another --output_path"
+                    f"{output_path}: holds {found}, which this script does not write and would "
+                    f"delete: {choose}"
                 )
+    if os.listdir(output_path) and not _is_own_output(output_path):
+        raise UserError(
+            f"{output_path}: is not empty and has no {SETTINGS_FILE} of this script: {choose}, or "
+            "delete the folder yourself"
+        )
+
+
+def _is_own_output(folder):
+    """Whether the settings file in a folder says that this script wrote it."""
+    try:
+        with open(os.path.join(folder, SETTINGS_FILE), "rb") as file:
+            settings = json.loads(file.read(MAX_SETTINGS_BYTES))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(settings, dict) and settings.get("script") == SCRIPT
 
 
 def find_utterances(data_path):
@@ -771,6 +803,7 @@ def describe(dataset, layout, reference_quirks):
     """
     first = dataset["train"][0]
     return {
+        "script": SCRIPT,
         "layout": layout,
         "reference_quirks": reference_quirks,
         "label_step_samples": label_step_samples(reference_quirks),

@@ -639,24 +639,50 @@ def test_earlier_output_is_replaced_and_a_link_kept(corpus, run_here):
 @pytest.mark.parametrize(
     "output, words",
     [
+        ("", "is empty"),
         ("timit", "the corpus itself"),
         ("timit/../timit/", "the corpus itself"),
         ("timit/train", "holds dr1"),
-        (".", "holds"),
+        (".", "contains the corpus"),
+        ("/", "contains the corpus"),
+        (REPOSITORY, "this program itself"),
+        (os.path.dirname(REPOSITORY), "contains this program"),
+        ("home", "the home folder itself"),
         ("file", "no folder"),
         ("file/out", "cannot be written"),
         ("foreign", "holds train/thesis.tex"),
+        ("unmarked", "has no processing.json of this script"),
+        ("of_another", "has no processing.json of this script"),
+        ("torn", "has no processing.json of this script"),
+        ("mixed", "holds thesis.tex"),
+        ("link", "has no processing.json of this script"),
     ],
 )
-def test_nothing_else_is_replaced(corpus, run_here, output, words):
+def test_nothing_else_is_replaced(corpus, run_here, output, words, monkeypatch):
     folder = corpus.parent
     (folder / "file").write_text("precious")
-    (folder / "foreign/train").mkdir(parents=True)
-    (folder / "foreign/train/thesis.tex").write_text("precious")
+    for name, content in (
+        ("foreign/train/thesis.tex", "precious"),
+        ("unmarked/train/wav.pickle", "precious"),
+        ("of_another/processing.json", '{"script": "another.py"}'),
+        ("torn/processing.json", '{"script": "timit_'),
+        ("mixed/processing.json", '{"script": "timit_processing.py"}'),
+        ("mixed/thesis.tex", "precious"),
+    ):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content)
+    os.symlink("unmarked", folder / "link")
+    os.mkdir(folder / "home")
+    monkeypatch.setenv("HOME", str(folder / "home"))
     before = sorted(folder.rglob("*"))
     done = run_here("--data_path=timit", f"--output_path={output}")
     assert_user_error(done, words, "--output_path")
     assert sorted(folder.rglob("*")) == before
+
+
+def test_an_empty_folder_is_filled(corpus, run_here):
+    os.mkdir(corpus.parent / "out")
+    assert len(load(process(run_here, corpus) / "train", "wav")) == 2
 
 
 # Bad input
