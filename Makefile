@@ -49,7 +49,7 @@ test: setup
 	$(PYTHON) -m pytest -n auto --dist loadfile
 
 soak: setup
-	$(PYTHON) tests/soak.py --json=soak.json $(if $(PART),--part=$(PART))
+	$(PYTHON) tests/stress/soak.py --json=soak.json $(if $(PART),--part=$(PART))
 
 bench: setup
 	$(PYTHON) benchmarks/training_step.py --model=lsnn,lstm --json=benchmarks/training_step.json

@@ -4,7 +4,7 @@
     python3 explore_parameters.py report results/lsnn_starts
     python3 explore_parameters.py search experiments/lsnn_search.json results/lsnn_search
 
-`run` starts the runs of a plan (experiment_plan.py has its format) as processes of their own, as
+`run` starts the runs of a plan (exploration/plan.py has its format) as processes of their own, as
 many at once as cores allow or, with GPUs, one on each. Run folders are those of the training
 scripts, `FOLDER/<script>/<time>_<settings and seed>/`. Started again, after a kill or with an
 edited plan, it takes finished runs as they are, resumes interrupted ones and starts those that are
@@ -18,7 +18,7 @@ machines too, share: in FOLDER if that is a shared one, else by `--storage`. A t
 each seed of the plan, its value the mean of their best development errors; a trial that is worse
 than the median of the others at the same iteration is stopped.
 
-`report` writes tables and figures of a plan's runs (comparison.py says how they are computed).
+`report` writes tables and figures of a plan's runs (exploration/report.py says how they are computed).
 """
 
 import collections
@@ -39,11 +39,11 @@ import optuna
 import pytry
 from absl import flags
 
-import command_line
-import comparison
-from command_line import UserError
-from durable_files import write_json
-from experiment_plan import read_plan
+from exploration import report as comparison
+from exploration.plan import read_plan
+from toolbox import command_line
+from toolbox.command_line import UserError
+from toolbox.durable_files import write_json
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 POLL_S = 0.2
@@ -217,7 +217,7 @@ class TrainingRun(pytry.Trial):
     """One run of a training script: its settings, then what its `metrics.json` says.
 
     Args:
-        settings: experiment_plan.RunSettings.
+        settings: plan.RunSettings.
         place: Place.
     """
 
@@ -589,9 +589,7 @@ def _next_trial(study, n_trials, folder, stop):
 
 def _make_trial(study, trial, plan, place):
     """Run a trial of the search and tell the study its outcome; returns a line on it."""
-    values = {
-        name: _suggest(trial, name, bounds) for name, bounds in plan.search["ranges"].items()
-    }
+    values = {name: _suggest(trial, name, bounds) for name, bounds in plan.search["ranges"].items()}
     trial.set_user_attr("machine", platform.node())
     shown = ", ".join(f"{name}={_shown(value)}" for name, value in values.items())
     errors, run_folders = [], []

@@ -7,13 +7,13 @@ on speakers that are held out, beside its row-shuffled control and random weight
 cores. On the 16-speaker sample the memory capacity of its four channels (the sum of R2 over 0 to 20
 frames) is 13.9, shuffled 12.0, of random weights at the same firing rate 11.7.
 
-`lmu_matched.py` and `lmu_nengo.py` say how the weights are made (`--method`), `memory.py` how they
+`matched.py` and `lmu/nengo_network.py` say how the weights are made (`--method`), `lmu/memory.py` how they
 are measured. Both directions of a layer are seeded, the backward one on reversed speech. With
 `--lmu_fraction` below 1 the first neurons of each kind are the LMU's; the others start random and
 hear all neurons, while the LMU's neurons do not hear them: its loop must not be disturbed.
 
 The file holds, with a leading axis of directions, `w_in` and `w_rec` (float32) and A, B, E, D, P of
-equation (1) in `lmu_matched.py` (float64), and `settings`, a JSON text.
+equation (1) in `matched.py` (float64), and `settings`, a JSON text.
 """
 
 import functools
@@ -25,17 +25,14 @@ import numpy as np
 from absl import flags
 from scipy.optimize import brentq
 
-import checkpoints
-import command_line
-import event_driven
-import figures
-import legendre_memory
-import lmu_matched
-import memory
-from command_line import UserError
-from durable_files import write_json, write_whole
-from lmu_matched import LmuSettings
-from timit_dataset import PREPROC_CHOICES, TimitDataset
+from layers import event_driven
+from lmu import legendre, matched, memory
+from lmu.matched import LmuSettings
+from speech.dataset import PREPROC_CHOICES, TimitDataset
+from toolbox import command_line, plotting
+from toolbox.command_line import UserError
+from toolbox.durable_files import write_json, write_whole
+from training import checkpoints
 
 MOST_BYTES = 2**30  # that a file of weights may unpack to: two directions of 11,500 neurons
 MOST_TAU_STEPS = 1e9  # of a Nengo neuron: 1 - exp(-1 step / tau) has the digits of float32 then
@@ -105,7 +102,7 @@ def define_lmu_flags(flag_values):
     flags.DEFINE_enum(
         "method",
         "matched",
-        lmu_matched.METHODS,
+        matched.METHODS,
         "LMU: decoders from the spikes of these neurons, or from a Nengo network",
         **both,
     )
@@ -118,10 +115,10 @@ def check_lmu_flags(flag_values, say=print):
         UserError
     """
     command_line.check_finite(flag_values)
-    if flag_values.theta_ms < legendre_memory.FRAME_MS:
+    if flag_values.theta_ms < legendre.FRAME_MS:
         raise UserError(
             f"--theta_ms={flag_values.theta_ms:g}: expected at least a frame, "
-            f"{legendre_memory.FRAME_MS:g} ms of speech"
+            f"{legendre.FRAME_MS:g} ms of speech"
         )
     if flag_values.gain_max < flag_values.gain_min:
         raise UserError(
@@ -179,8 +176,8 @@ def lmu_settings(flag_values, n_static):
             f"--n_channels={settings.n_channels}: expected at most {n_static}, the number of "
             "features that are no differences"
         )
-    if settings.channels not in lmu_matched.NAMED_CHANNELS:
-        lmu_matched.list_of_channels(settings)
+    if settings.channels not in matched.NAMED_CHANNELS:
+        matched.list_of_channels(settings)
     return settings
 
 
@@ -197,7 +194,7 @@ class SeededLayer(NamedTuple):
 
     w_in: np.ndarray  # [directions, features, n]
     w_rec: np.ndarray  # [directions, n, n], row = presynaptic, zero diagonal
-    A: np.ndarray  # the rest: as in `lmu_matched`
+    A: np.ndarray  # the rest: as in `lmu.matched`
     B: np.ndarray
     E: np.ndarray
     D: np.ndarray
@@ -231,11 +228,13 @@ def seed_layer(
     Raises:
         UserError: settings that cannot work with these features and neurons.
     """
-    seed_direction = lmu_matched.seed_direction
+    seed_direction = matched.seed_direction
     if settings.method == "nengo":
-        import lmu_nengo  # here: on import it builds the network that nengo_gui shows
+        from lmu import (
+            nengo_network,  # here: on import it builds the network that nengo_gui shows
+        )
 
-        seed_direction = lmu_nengo.nengo_weights
+        seed_direction = nengo_network.nengo_weights
     n, n_features = len(parameters.alpha), utterances[0].shape[1]
     n_lmu = n_of_lmu(n_regular, settings.lmu_fraction)
     n_adaptive = n_of_lmu(n - n_regular, settings.lmu_fraction)
@@ -250,7 +249,7 @@ def seed_layer(
         order = slice(None, None, -1 if direction else 1)
         seed = seed_direction(
             [utterance[order] for utterance in utterances],
-            lmu_matched.layer_part(parameters, members),
+            matched.layer_part(parameters, members),
             n_lmu,
             settings,
             random_generator,
@@ -479,7 +478,7 @@ def report_table(report, settings):
     return (
         "# Memory of initial weights\n\n"
         + "\n".join(rows)
-        + "\n\nDefinitions: `memory.py`. Silent: share of neurons; ψ > 0: share of neurons and "
+        + "\n\nDefinitions: `lmu/memory.py`. Silent: share of neurons; ψ > 0: share of neurons and "
         "steps; memory capacity: sum of R² over 0 to 20 frames, mean over the channels, forward "
         f"cell.\n\n{lines}\n"
     )
@@ -499,15 +498,15 @@ def record_loop(layer, utterances, parameters, direction=0):
     alpha, n_repeat = float(parameters.alpha[0]), parameters.n_repeat
     a, b, decoders = (getattr(layer, name)[direction] for name in "ABD")
     currents = [utterance @ layer.w_in[direction] for utterance in utterances]
-    spikes = lmu_matched.spikes_of(currents, layer.w_rec[direction], parameters)
+    spikes = matched.spikes_of(currents, layer.w_rec[direction], parameters)
     records = []
     for utterance, of_utterance in zip(utterances, spikes):
-        inputs = lmu_matched.low_passed(utterance, alpha, n_repeat)
-        zbar = lmu_matched.filtered(of_utterance[:, : decoders.shape[1]], alpha)
+        inputs = matched.low_passed(utterance, alpha, n_repeat)
+        zbar = matched.filtered(of_utterance[:, : decoders.shape[1]], alpha)
         records.append(
             LoopRecord(
                 low_passed=inputs,
-                ideal=lmu_matched.ideal_states(inputs @ layer.P[direction], a, b),
+                ideal=matched.ideal_states(inputs @ layer.P[direction], a, b),
                 decoded=zbar @ decoders.T,
                 spikes=of_utterance > 0,
             )
@@ -527,18 +526,18 @@ def loop_eigenvalues(records):
 
 def draw_report(stem, report, layer, speech, parameters, n_regular, theta_ms):
     """Write `<stem>_memory.png`, `_utterance.png` and `_eigenvalues.png`."""
-    figures.plot_memory(
+    plotting.plot_memory(
         f"{stem}_memory.png", {name: report[name]["r2_channels"] for name in STARTS}, theta_ms
     )
     held_out = np.flatnonzero(speech.is_held_out)
     chosen = [speech.utterances[i] for i in held_out[:LOOP_UTTERANCES]]
     records = record_loop(layer, chosen, parameters)
     order = len(layer.A[0])
-    theta = legendre_memory.theta_steps(theta_ms, parameters.n_repeat)
+    theta = legendre.theta_steps(theta_ms, parameters.n_repeat)
     first, utterance = records[0], chosen[0]
-    decoder = legendre_memory.delay_decoder(order, 1.0)
+    decoder = legendre.delay_decoder(order, 1.0)
     backward = record_loop(layer, [utterance[::-1]], parameters, 1)[0].spikes[::-1]
-    figures.plot_memory_utterance(
+    plotting.plot_memory_utterance(
         f"{stem}_utterance.png",
         signal=np.repeat(utterance @ layer.P[0][:, 0], parameters.n_repeat),
         ideal=first.ideal[:, :order] @ decoder,
@@ -549,7 +548,7 @@ def draw_report(stem, report, layer, speech, parameters, n_regular, theta_ms):
         n_regular=n_regular,
         title=f"{speech.names[held_out[0]]}: memory of {theta_ms:g} ms, first channel",
     )
-    figures.plot_eigenvalues(
+    plotting.plot_eigenvalues(
         f"{stem}_eigenvalues.png",
         ideal=np.linalg.eigvals(layer.A[0]),
         loop=loop_eigenvalues(records),

@@ -34,7 +34,7 @@ c_t = s(f + 1) c_{t-1} + s(i) tanh(j);  m_t = s(o) tanh(c_t), s the logistic fun
 
 Both have two engines, which compute the same: `dense`, here, multiplies matrices in a TensorFlow
 loop, differentiates automatically and runs on any device. On the CPU, the LSNN's `event`
-(`event_driven.py`) only works where there are spikes, and the LSTM's `fused` (`fused_lstm.py`) does
+(`layers/event_driven.py`) only works where there are spikes, and the LSTM's `fused` (`layers/fused_lstm.py`) does
 a frame's whole work in one compiled loop, with its gradient written out.
 
 Two behaviours exist: the paper's, and with `reference_quirks` that of the authors' code
@@ -50,9 +50,8 @@ import numpy as np
 import tensorflow as tf
 
 import eprop
-import event_driven
-import fused_lstm
-from event_driven import scaled_normal
+from layers import event_driven, fused_lstm
+from layers.event_driven import scaled_normal
 
 N_DIRECTIONS = 2
 ENGINES = ("dense", "event")

@@ -17,12 +17,12 @@ import shlex
 
 from absl import flags
 
-import command_line
-import comparison
-from command_line import UserError
-from comparison import FINAL, LATE, TEST
-from durable_files import write_whole
-from experiment_plan import read_plan
+from exploration import report
+from exploration.plan import read_plan
+from exploration.report import FINAL, LATE, TEST
+from toolbox import command_line
+from toolbox.command_line import UserError
+from toolbox.durable_files import write_whole
 
 TITLES = {
     FINAL: "development error at the end",
@@ -152,7 +152,7 @@ def tables(rows, axes, metrics, cell):
             table.setdefault(row[first], {})[column] = cell(row)
         columns = list(dict.fromkeys(column for cells in table.values() for column in cells))
         corner = f"{first} \\ {', '.join(others)}: {TITLES[shown[0]]}" if others else first
-        lines += comparison.markdown(
+        lines += report.markdown(
             {corner: label, **{column: cells.get(column, "") for column in columns}}
             for label, cells in table.items()
         )
@@ -184,7 +184,7 @@ def answer_lines(experiment):
     differences, summary = experiment.differences, experiment.summary
     if differences.empty:
         return lines
-    is_asked = differences["baseline"] == comparison.spoken_point({"start": RANDOM})
+    is_asked = differences["baseline"] == report.spoken_point({"start": RANDOM})
     rows = differences[is_asked & (differences["start"] == SEEDED)]
     if rows.empty:
         return lines
@@ -193,16 +193,17 @@ def answer_lines(experiment):
     for rule, parts in rows.groupby("rule", sort=False):
         of = {part["metric"]: part for part in parts.to_dict("records")}
         errors.append(
-            {"rule": rule, **{TITLES[name]: difference_cell(of[name]) for name in (LATE, FINAL, TEST)}}
+            {
+                "rule": rule,
+                **{TITLES[name]: difference_cell(of[name]) for name in (LATE, FINAL, TEST)},
+            }
         )
-        speed = of[comparison.REACH]
+        speed = of[report.REACH]
         iterations.append(
             {
                 "rule": rule,
                 **{
-                    f"{start}, median": iterations_cell(
-                        of_starts.loc[start, rule, comparison.REACH]
-                    )
+                    f"{start}, median": iterations_cell(of_starts.loc[start, rule, report.REACH])
                     for start in (SEEDED, RANDOM)
                 },
                 f"{SEEDED} is": f"{speed['n_smaller']} of {speed['n_pairs']} earlier, "
@@ -214,12 +215,12 @@ def answer_lines(experiment):
         *lines,
         f"{SEEDED} minus {RANDOM}:",
         "",
-        *comparison.markdown(errors),
+        *report.markdown(errors),
         "",
         f"Iterations until the development error is the mean late one of the {RANDOM} networks, of "
         "the same rule, as seen at the evaluations:",
         "",
-        *comparison.markdown(iterations),
+        *report.markdown(iterations),
         "",
     ]
 
@@ -237,11 +238,11 @@ def answer(experiment, baseline):
     n, n_planned = sum(map(len, pairs_of.values())), n_rules * len(plan.seeds)
     if n < n_planned:
         return f"{against}: not answered yet, {n} of {n_planned} pairs of runs are finished."
-    confidence = 1 - (1 - comparison.CONFIDENCE) / n_rules
+    confidence = 1 - (1 - report.CONFIDENCE) / n_rules
     said = {word: {} for word in VERDICTS}
     for rule, pairs in pairs_of.items():
         differences = pairs[LATE] - pairs[f"{LATE}_baseline"]
-        interval = comparison.interval_over_seeds(differences, confidence)
+        interval = report.interval_over_seeds(differences, confidence)
         said[verdict(interval)][rule] = interval
     phrases = ("it errs less under", "it errs more under", "no difference is shown under")
     text = "; ".join(
@@ -265,21 +266,21 @@ def answer(experiment, baseline):
 def comparison_lines(experiment, details):
     """Section on a plan with baselines; its report is in the folder `details`."""
     plan, axes = experiment.plan, experiment.axes
-    curves = os.path.join(details, comparison.CURVES_FIGURE)
+    curves = os.path.join(details, report.CURVES_FIGURE)
     summary, differences = experiment.summary, experiment.differences
     lines = [
         *verdict_lines(experiment),
         "",
-        *tables(summary, axes, (LATE, TEST, *comparison.MEMORY), error_cell),
+        *tables(summary, axes, (LATE, TEST, *report.MEMORY), error_cell),
         f"![learning curves of {plan.name}]({curves})",
         "",
     ]
     for baseline in plan.baselines:
-        spoken = comparison.spoken_point(baseline)
+        spoken = report.spoken_point(baseline)
         rows = differences[differences["baseline"] == spoken] if len(differences) else differences
         if rows.empty:
             continue
-        figure = os.path.join(details, comparison.differences_figure(plan, baseline))
+        figure = os.path.join(details, report.differences_figure(plan, baseline))
         lines += [f"Minus {spoken}, seed by seed:", ""]
         if baseline == plan.baselines[0]:  # the report has the others' tables
             lines += tables(rows, axes, (LATE, TEST), difference_cell)
@@ -313,25 +314,29 @@ def choice_lines(experiment):
 
 def main(flag_values, *folders):
     if not folders:
-        raise UserError("no folder given: expected some that 'explore_parameters.py run' has filled")
+        raise UserError(
+            "no folder given: expected some that 'explore_parameters.py run' has filled"
+        )
     names = [os.path.basename(os.path.normpath(folder)) for folder in folders]
     if len(set(names)) < len(names):
         raise UserError(f"{' '.join(folders)}: two are of one name: expected different ones")
     page_folder = os.path.dirname(os.path.abspath(flag_values.page))
     if not os.path.isdir(page_folder):
-        raise UserError(f"--page={flag_values.page}: there is no folder {page_folder}: make it first")
-    plans = [read_plan(os.path.join(folder, comparison.PLAN_FILE)) for folder in folders]
+        raise UserError(
+            f"--page={flag_values.page}: there is no folder {page_folder}: make it first"
+        )
+    plans = [read_plan(os.path.join(folder, report.PLAN_FILE)) for folder in folders]
     for folder, plan in zip(folders, plans):
         if not (plan.choose or plan.baselines):
             raise UserError(f"{folder}: plan '{plan.name}' has no baseline: nothing is compared")
     sections, answers, n_runs, hours = [], [], 0, 0.0
     for folder, name in zip(folders, names):
         details = os.path.join(flag_values.details, name)
-        experiment = comparison.write_report(folder, details)
+        experiment = report.write_report(folder, details)
         shown = os.path.relpath(details, page_folder)
         plan = experiment.plan
         n_runs, hours = n_runs + len(experiment.runs), hours + experiment.runs["hours"].sum()
-        sections += [f"## {plan.name}", "", plan.comment, "", *comparison.overview(experiment)]
+        sections += [f"## {plan.name}", "", plan.comment, "", *report.overview(experiment)]
         if plan.choose:
             sections += choice_lines(experiment)
         else:

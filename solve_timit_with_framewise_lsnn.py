@@ -11,18 +11,20 @@ error 0.42 on the development set and 0.44 on the test set (README.md has the er
 import numpy as np
 from absl import flags
 
-import command_line
+from toolbox import command_line
 
 command_line.import_tensorflow()
 
 import tensorflow as tf  # noqa: E402
 
-import checkpoints  # noqa: E402
 import eprop  # noqa: E402
-import event_driven  # noqa: E402
 import lmu_init  # noqa: E402
 import models  # noqa: E402
-import training  # noqa: E402
+from layers import event_driven  # noqa: E402
+from training import (
+    checkpoints,  # noqa: E402
+    loop,  # noqa: E402
+)
 
 SCRIPT = "solve_timit_with_framewise_lsnn"
 
@@ -30,7 +32,7 @@ SEEDED_STARTS = ("lmu", "lmu_shuffled")
 
 
 def define_flags(flag_values):
-    training.define_flags(
+    loop.define_flags(
         flag_values,
         n_epochs=80,
         lr_decay_every=-1,
@@ -94,7 +96,7 @@ def define_flags(flag_values):
 
 def check_flags(flag_values):
     """Raise UserError for flags that do not go together."""
-    training.check_flags(flag_values)
+    loop.check_flags(flag_values)
     if flag_values.n_regular + flag_values.n_adaptive == 0:
         raise command_line.UserError("--n_regular=0 and --n_adaptive=0: expected a neuron at least")
     if flag_values.BAglobal and flag_values.eprop != "random":
@@ -111,9 +113,7 @@ def check_flags(flag_values):
             "file of lmu_init.py"
         )
     if not is_seeded:
-        training.check_unread(
-            flag_values, lmu_init.LMU_FLAGS, f"--init={' or '.join(SEEDED_STARTS)}"
-        )
+        loop.check_unread(flag_values, lmu_init.LMU_FLAGS, f"--init={' or '.join(SEEDED_STARTS)}")
     if flag_values.init != "random" and flag_values.tau_v_spread:
         raise command_line.UserError(
             f"--tau_v_spread with --init={flag_values.init}: the membrane's time constant is that "
@@ -154,7 +154,7 @@ def make_network(flag_values, dataset, seed):
     """The LSNN that the flags describe."""
     rule = eprop.rule_of_flag(flag_values.eprop)
     n_neurons = flag_values.n_regular + flag_values.n_adaptive
-    spread = np.random.default_rng([seed, training.STREAM_TIME_CONSTANTS])
+    spread = np.random.default_rng([seed, loop.STREAM_TIME_CONSTANTS])
     tau_v = flag_values.tau_v * _spread_factors(flag_values.tau_v_spread, n_neurons, spread)
     tau_a = flag_values.tau_a * _spread_factors(flag_values.tau_a_spread, n_neurons, spread)
     weight_scale = flag_values.weight_scale
@@ -179,7 +179,7 @@ def make_network(flag_values, dataset, seed):
         dataset.n_phns,
         rule,
         parameters,
-        np.random.default_rng([seed, training.STREAM_WEIGHTS]),
+        np.random.default_rng([seed, loop.STREAM_WEIGHTS]),
         n_layer=flag_values.n_layer,
         n_directions=flag_values.n_directions,
         weight_scale=weight_scale,
@@ -222,7 +222,7 @@ def make_first_layer(flag_values, dataset, parameters, weight_scale, seed):
                 "results use --init=lmu, which reads that alone"
             )
         return layer.w_in, layer.w_rec
-    random_generator = np.random.default_rng([seed, training.STREAM_SEEDING])
+    random_generator = np.random.default_rng([seed, loop.STREAM_SEEDING])
     layer = lmu_init.seed_layer(
         dataset.train.features,
         parameters,
@@ -245,9 +245,9 @@ def _spread_factors(is_spread, n_neurons, random_generator):
 
 
 def main(flag_values):
-    flag_values = training.resumed_flags(flag_values, define_flags, SCRIPT)
+    flag_values = loop.resumed_flags(flag_values, define_flags, SCRIPT)
     check_flags(flag_values)
-    training.run(
+    loop.run(
         flag_values,
         SCRIPT,
         make_network,

@@ -10,7 +10,7 @@ development set and 0.42 on the test set (README.md has the errors of all rules)
 import numpy as np
 from absl import flags
 
-import command_line
+from toolbox import command_line
 
 command_line.import_tensorflow()
 
@@ -18,13 +18,13 @@ import tensorflow as tf  # noqa: E402
 
 import eprop  # noqa: E402
 import models  # noqa: E402
-import training  # noqa: E402
+from training import loop  # noqa: E402
 
 SCRIPT = "solve_timit_with_framewise_lstm"
 
 
 def define_flags(flag_values):
-    training.define_flags(
+    loop.define_flags(
         flag_values,
         n_epochs=30,
         lr_decay_every=500,
@@ -49,7 +49,7 @@ def define_flags(flag_values):
 
 def check_flags(flag_values):
     """Raise UserError for flags that do not go together."""
-    training.check_flags(flag_values)
+    loop.check_flags(flag_values)
     if flag_values.eprop and not flag_values.lstm:
         raise command_line.UserError(
             f"--nolstm with --eprop={flag_values.eprop}: plain tanh cells train by BPTT only; "
@@ -78,7 +78,7 @@ def make_network(flag_values, dataset, seed):
         dataset.n_phns,
         eprop.rule_of_flag(flag_values.eprop),
         flag_values.n_lstm,
-        np.random.default_rng([seed, training.STREAM_WEIGHTS]),
+        np.random.default_rng([seed, loop.STREAM_WEIGHTS]),
         lstm=flag_values.lstm,
         init_scale=flag_values.init_scale,
         l2=flag_values.l2,
@@ -88,9 +88,9 @@ def make_network(flag_values, dataset, seed):
 
 
 def main(flag_values):
-    flag_values = training.resumed_flags(flag_values, define_flags, SCRIPT)
+    flag_values = loop.resumed_flags(flag_values, define_flags, SCRIPT)
     check_flags(flag_values)
-    training.run(flag_values, SCRIPT, make_network)
+    loop.run(flag_values, SCRIPT, make_network)
 
 
 if __name__ == "__main__":

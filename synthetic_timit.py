@@ -55,10 +55,10 @@ import scipy.fft
 from absl import flags
 from scipy.ndimage import uniform_filter1d
 
-import command_line
-from command_line import UserError, progress_bar
-from durable_files import write_json, write_whole_folder
-from timit_facts import CORE_TEST_SPEAKERS, DEVELOP_SPEAKERS, PHONES_61, SAMPLE_RATE_HZ
+from speech.facts import CORE_TEST_SPEAKERS, DEVELOP_SPEAKERS, PHONES_61, SAMPLE_RATE_HZ
+from toolbox import command_line
+from toolbox.command_line import UserError, progress_bar
+from toolbox.durable_files import write_json, write_whole_folder
 
 UTTERANCES_PER_SPEAKER = 8  # TIMIT's 5 sx and 3 si; the two sa sentences are left out
 N_TRAIN_SPEAKERS_PER_REGION = (38, 76, 76, 68, 70, 35, 77, 22)  # dr1 to dr8, as in TIMIT

@@ -60,11 +60,7 @@ import python_speech_features
 import soundfile
 from absl import flags
 
-import command_line
-import run_lock
-from command_line import UserError
-from durable_files import remove_leftovers, write_json, write_whole, write_whole_folder
-from timit_facts import (
+from speech.facts import (
     CORE_TEST_SPEAKERS,
     DEVELOP_SPEAKERS,
     FOLD_61_TO_39,
@@ -75,6 +71,14 @@ from timit_facts import (
     SAMPLE_DEVELOP_SPEAKERS,
     SAMPLE_RATE_HZ,
     SAMPLE_TEST_SPEAKERS,
+)
+from toolbox import command_line, run_lock
+from toolbox.command_line import UserError
+from toolbox.durable_files import (
+    remove_leftovers,
+    write_json,
+    write_whole,
+    write_whole_folder,
 )
 
 DATA_PATH = "timit"
@@ -852,10 +856,10 @@ def summary(settings, dataset):
 
 def plot_first_utterance(folder, recording):
     """Draw spectrogram, filter banks and phones of a recording as FIGURE_FILE into a folder."""
-    import figures  # here: nothing else in this module needs matplotlib
+    from toolbox import plotting  # here: nothing else in this module needs matplotlib
 
     metadata = recording["metadata"]
-    figures.plot_utterance(
+    plotting.plot_utterance(
         os.path.join(folder, FIGURE_FILE),
         recording["wav"],
         SAMPLE_RATE_HZ,

@@ -25,16 +25,16 @@ from typing import NamedTuple
 import numpy as np
 from absl import flags
 
-import command_line
+from toolbox import command_line
 
 command_line.import_tensorflow()
 
 import tensorflow as tf  # noqa: E402
 
 import eprop  # noqa: E402
-import event_driven  # noqa: E402
 import models  # noqa: E402
-import training  # noqa: E402
+from layers import event_driven  # noqa: E402
+from training import loop  # noqa: E402
 
 PROOF_TOLERANCE = 1e-10  # relative, float64
 LIVE_NORM = 1e-6
@@ -345,7 +345,7 @@ def compare(vectors, engine):
     variables = network.trainable_variables
     batch = (vectors["features"], vectors["phns"], vectors["seq_len"])
     # Eagerly: the cases are small, and a graph for each file takes longer than its few steps.
-    step = lambda: training.compute_gradients(network, variables, *batch)
+    step = lambda: loop.compute_gradients(network, variables, *batch)
     if any(name.startswith("step0/") for name in vectors):
         return _compare_trace(vectors, network, variables, step)
     output, losses, gradients = step()
@@ -369,7 +369,7 @@ def _compare_trace(vectors, network, variables, step):
         adam_epsilon=float(vectors["opt/adam_epsilon"]),
         cell_lr_factor=1.0,
     )
-    optimizer = training.make_optimizer(flag_values, network)
+    optimizer = loop.make_optimizer(flag_values, network)
     optimizer.learning_rate.assign(float(vectors["opt/lr"]))
     optimizer.build(variables)
     readout_decay = float(vectors.get("opt/readout_decay", settings.get("readout_decay", 0)))

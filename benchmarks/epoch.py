@@ -24,12 +24,12 @@ import statistics
 import time
 from typing import NamedTuple
 
-from absl import flags
-
 import measuring  # first: it makes the repository's modules importable
-import command_line
-from durable_files import write_json
+from absl import flags
 from frame_errors import run_script
+
+from toolbox import command_line
+from toolbox.durable_files import write_json
 
 
 def define_flags(flag_values):
@@ -155,15 +155,14 @@ def measure(model, arguments, iterations):
     start = time.perf_counter()
     # These import TensorFlow, which the process that starts this one must not.
     script = importlib.import_module(f"solve_timit_with_framewise_{model}")
-    import event_driven
-    import fused_lstm
-    import training
+    from layers import event_driven, fused_lstm
+    from training import loop
 
     flag_values, _ = command_line.parse_flags(script.define_flags, arguments)
     calls = Calls([], [], [], [])
     n_per_epoch = None
-    make_train_step, make_evaluation = training.make_train_step, training.make_evaluation
-    training_batches = training.training_batches
+    make_train_step, make_evaluation = loop.make_train_step, loop.make_evaluation
+    training_batches = loop.training_batches
 
     def some_batches(dataset, *others):
         nonlocal n_per_epoch
@@ -173,11 +172,11 @@ def measure(model, arguments, iterations):
             raise command_line.UserError("a single iteration: expected 2, as the first compiles")
         return itertools.islice(training_batches(dataset, *others), n)
 
-    training.make_train_step = lambda *a: timed(make_train_step(*a), calls.steps)
-    training.make_evaluation = lambda *a: timed(
+    loop.make_train_step = lambda *a: timed(make_train_step(*a), calls.steps)
+    loop.make_evaluation = lambda *a: timed(
         make_evaluation(*a), calls.evaluations, keep_results=True
     )
-    training.training_batches = some_batches
+    loop.training_batches = some_batches
     for engine in (event_driven, fused_lstm):
         engine.forward = timed(engine.forward, calls.forward)
         engine.backward = timed(engine.backward, calls.backward)
@@ -188,7 +187,7 @@ def measure(model, arguments, iterations):
         "arguments": arguments[1:],
         **measured,
         **projection(measured, n_per_epoch, flag_values.n_epochs, flag_values.print_every),
-        "peak_gb": training.peak_memory_gb(),
+        "peak_gb": loop.peak_memory_gb(),
     }
 
 

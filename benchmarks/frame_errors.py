@@ -23,8 +23,8 @@ from absl import flags
 REPOSITORY = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, REPOSITORY)
 
-import command_line  # noqa: E402
-from durable_files import write_json  # noqa: E402
+from toolbox import command_line  # noqa: E402
+from toolbox.durable_files import write_json  # noqa: E402
 
 MODELS = ("lstm", "lsnn")
 RULES = ("bptt", "symmetric", "random", "adaptive")

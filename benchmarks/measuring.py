@@ -17,7 +17,7 @@ from absl import flags
 REPOSITORY = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, REPOSITORY)
 
-import command_line  # noqa: E402
+from toolbox import command_line  # noqa: E402
 
 ENGINES = {"lsnn": ("event", "dense"), "lstm": ("fused", "dense", "keras")}
 MODELS = tuple(ENGINES)

@@ -17,14 +17,14 @@ all of them. On two quiet cores: about five minutes.
 import os
 import statistics
 
+import measuring  # first: it makes the repository's modules importable
 import numpy as np
 from absl import flags
 from matplotlib.figure import Figure
 
-import measuring  # first: it makes the repository's modules importable
-import command_line
-from durable_files import write_json, write_whole
-from figures import BLUE, ORANGE
+from toolbox import command_line
+from toolbox.durable_files import write_json, write_whole
+from toolbox.plotting import BLUE, ORANGE
 
 AXES = ("frames", "neurons", "batch", "rate_hz", "threads")
 AXIS_LABELS = {
@@ -170,12 +170,13 @@ def measure(settings_of_points, repeats):
 def measure_peak_gb(settings):
     """Peak memory of a process that trains one network; runs in a child."""
     import steps
-    import training
+
+    from training import loop
 
     step = steps.TrainingStep(steps.StepSettings(**settings))
     for _ in range(3):
         step.seconds()
-    return training.peak_memory_gb()
+    return loop.peak_memory_gb()
 
 
 def bytes_per_neuron_step(flag_values, base):

@@ -13,17 +13,18 @@ from typing import NamedTuple
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
-import measuring  # first: it makes the repository's modules importable
-import command_line
+from toolbox import command_line
 
 command_line.import_tensorflow()
 
 import tensorflow as tf  # noqa: E402
 
-import event_driven  # noqa: E402
-import fused_lstm  # noqa: E402
 import models  # noqa: E402
-import training  # noqa: E402
+from layers import (
+    event_driven,  # noqa: E402
+    fused_lstm,  # noqa: E402
+)
+from training import loop  # noqa: E402
 
 # Several networks in one process, each with a step of its own, are meant here.
 tf.get_logger().setLevel("ERROR")
@@ -75,8 +76,8 @@ class TrainingStep:
         script = importlib.import_module(f"solve_timit_with_framewise_{settings.model}")
         flag_values, _ = command_line.parse_flags(script.define_flags, _arguments(settings))
         with contextlib.redirect_stdout(None):  # it says what it chose, for every network again
-            training.set_up_devices(flag_values)
-        seed = training.set_up_seed(flag_values)
+            loop.set_up_devices(flag_values)
+        seed = loop.set_up_seed(flag_values)
         self.batch = _noise_batch(settings)
         size = _DataSize(settings.n_features, settings.n_classes)
         self.network = script.make_network(flag_values, size, seed)
@@ -85,8 +86,8 @@ class TrainingStep:
             self.weight_scale = _set_rate(self.network, self.batch[0], settings.rate_hz)
         if settings.engine == "keras":
             self.network.layers = [KerasLstmLayer(settings.n_units, settings.n_features)]
-        optimizer = training.make_optimizer(flag_values, self.network)
-        self._train_step = training.make_train_step(
+        optimizer = loop.make_optimizer(flag_values, self.network)
+        self._train_step = loop.make_train_step(
             self.network, optimizer, self.network.trainable_variables, flag_values, seed
         )
 

@@ -16,11 +16,11 @@ cores: about five seconds a row and the steps, which for the dense LSNN take sec
 
 import statistics
 
+import measuring  # first: it makes the repository's modules importable
 from absl import flags
 
-import measuring  # first: it makes the repository's modules importable
-import command_line
-from durable_files import write_json
+from toolbox import command_line
+from toolbox.durable_files import write_json
 
 RATES_HZ = (5, 15, 50, 200)
 DENSE_RATE_HZ = 15  # the dense engine multiplies all the zeros: its time does not depend on it
@@ -102,12 +102,13 @@ def _rates_hz(model, engine, asked_hz):
 def measure(settings, repeats):
     """A row of results; to be run in a process of its own."""
     import steps  # imports TensorFlow, which the process that starts this one must not
-    import training
+
+    from training import loop
 
     step = steps.TrainingStep(steps.StepSettings(**settings))
     warm_up = [step.seconds() for _ in range(N_WARM_UP)]
     seconds = [step.seconds() for _ in range(repeats)]
-    peak_gb = training.peak_memory_gb()
+    peak_gb = loop.peak_memory_gb()
     return {
         **settings,
         "weight_scale": step.weight_scale,

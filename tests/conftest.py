@@ -3,9 +3,6 @@
 import functools
 import os
 import signal
-import subprocess
-import sys
-import threading
 
 # One thread: sums in a fixed order, and neighbours on a shared machine are left alone.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -15,12 +12,11 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 # A shell that starts the tests in the background has them, and all they start, ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
-REPOSITORY = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+from helpers import REPOSITORY, run_in  # noqa: E402
+
 SHARED = os.path.join(os.path.dirname(REPOSITORY), "shared")
-sys.path.insert(0, REPOSITORY)
 
 
 def _shared(name):
@@ -46,8 +42,8 @@ def golden():
 def tiny_processed(tmp_path_factory):
     """Dataset folder of 6 training, 2 development and 3 test utterances of synthetic sounds."""
     import timit_processing
-    from command_line import parse_flags
     from synthetic_timit import write_corpus
+    from toolbox.command_line import parse_flags
 
     folder = tmp_path_factory.mktemp("tiny")
     write_corpus(folder / "timit", n_train=6, n_develop=2, n_test=3, n_processes=1)
@@ -60,7 +56,7 @@ def tiny_processed(tmp_path_factory):
 @pytest.fixture(scope="session")
 def short_dataset(tiny_processed):
     """Function that loads the tiny data set, its utterances cut to 6 to 14 frames each."""
-    from timit_dataset import Split, TimitDataset
+    from speech.dataset import Split, TimitDataset
 
     def cut(split, first=20):
         lengths = [6 + 4 * (i % 3) for i in range(len(split))]
@@ -89,62 +85,7 @@ def eager():
     tf.config.run_functions_eagerly(False)
 
 
-def run_in(folder, script, *arguments, timeout_s=240, **environment):
-    """Run a script of the repository in a folder; returns the ended process."""
-    command = [os.path.join(REPOSITORY, script), *map(str, arguments)]
-    if script.endswith(".py"):
-        command.insert(0, sys.executable)
-    return subprocess.run(
-        command,
-        cwd=folder,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=timeout_s,
-    )
-
-
 @pytest.fixture
 def run_script(tmp_path):
     """Function that runs a script of the repository in an empty folder and returns the process."""
     return functools.partial(run_in, tmp_path)
-
-
-def assert_user_error(process, *words):
-    """The process ended with exit status 2, one line on stderr and the given words in it."""
-    assert process.returncode == 2, process.stderr
-    lines = process.stderr.strip().splitlines()
-    assert len(lines) == 1, process.stderr
-    for word in words:
-        assert str(word) in lines[0]
-
-
-def assert_close(actual, expected, tolerance):
-    """Largest deviation over the tensor's largest entry; an all-zero tensor must be met exactly."""
-    assert actual.shape == expected.shape
-    assert np.max(abs(actual - expected), initial=0) <= tolerance * np.max(abs(expected), initial=0)
-
-
-def assert_equal_for_any_number_of_threads_and_callers(compute, cases, monkeypatch):
-    """Bit by bit: also when several Python threads call at once, each with work of its own.
-
-    `compute(case)` gives a list of arrays, with one of the engines for the CPU.
-    """
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    expected = [compute(case) for case in cases]
-    monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    found = {}
-
-    def call(k):
-        found[k] = [compute(cases[k % len(cases)]) for _ in range(4)]
-
-    callers = [threading.Thread(target=call, args=(k,)) for k in range(6)]
-    for caller in callers:
-        caller.start()
-    for caller in callers:
-        caller.join()
-    assert sorted(found) == list(range(6))
-    for k, results in found.items():
-        for result in results:
-            for array, reference in zip(result, expected[k % len(cases)], strict=True):
-                np.testing.assert_array_equal(array, reference)

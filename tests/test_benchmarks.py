@@ -6,14 +6,16 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import REPOSITORY, assert_user_error
+
+from helpers import REPOSITORY, assert_user_error
 
 sys.path.insert(0, os.path.join(REPOSITORY, "benchmarks"))
 
-import command_line  # noqa: E402
 import epoch  # noqa: E402
 import scaling  # noqa: E402
 import training_step  # noqa: E402
+
+from toolbox import command_line  # noqa: E402
 
 
 def flags_of(script, *arguments):

@@ -13,7 +13,6 @@ import optuna
 import pandas
 import pytest
 import pytry
-from conftest import run_in
 from faults import (
     LSNN,
     TIMEOUT_S,
@@ -26,11 +25,12 @@ from faults import (
     write_plan,
 )
 
-import command_line
-import comparison
 import explore_parameters
-from command_line import UserError
-from experiment_plan import read_plan
+from exploration import report
+from exploration.plan import read_plan
+from helpers import run_in
+from toolbox import command_line
+from toolbox.command_line import UserError
 
 SCRIPT = "explore_parameters.py"
 N_ITERATIONS = 120
@@ -151,9 +151,9 @@ def test_a_killed_plan_goes_on_and_ends_as_if_it_had_not_been_killed(
     wait_until(lambda: len(run_folders(folder)) == 2, process)
     (child,) = children_of(process)
     (running,) = (p for d, p in run_folders(folder).items() if d != finished_digest)
-    wait_until(lambda: comparison.read_evaluations(running)[2:], process)
+    wait_until(lambda: report.read_evaluations(running)[2:], process)
     kill(process, [child])
-    assert not comparison.is_finished(running) and len(pytry.read(folder)) == 1
+    assert not report.is_finished(running) and len(pytry.read(folder)) == 1
     assert explore("run", "plan.json", "runs", "--n_jobs=1", "--gpus=none") == 0
     assert "2 of 2 runs finished\n" in capsys.readouterr().out
     (log,) = (folder / "logs").iterdir()
@@ -279,7 +279,7 @@ CHOICES = {"ranges": {"eprop": {"choices": ["symmetric", "random"]}}, "n_startup
 
 
 def open_study(folder):
-    storage = comparison.open_storage(os.path.join(folder, comparison.STUDY_FILE))
+    storage = report.open_storage(os.path.join(folder, report.STUDY_FILE))
     return optuna.load_study(study_name="tiny", storage=storage)
 
 
@@ -291,9 +291,7 @@ def test_two_workers_share_one_study(tiny_processed, copied, tmp_path):
     plan = write_plan(tmp_path, tiny_processed, search={"n_trials": 24, **CHOICES})
     folder = copied(plan)
     (folder / "locks").mkdir()
-    study = explore_parameters._open_study(
-        read_plan(plan), os.path.join(folder, comparison.STUDY_FILE)
-    )
+    study = explore_parameters._open_study(read_plan(plan), os.path.join(folder, report.STUDY_FILE))
     trial, lock = explore_parameters._next_trial(study, 24, str(folder), threading.Event())
     lock.close()  # its worker is dead, the trial is running for ever
     command = [SCRIPT, "search", "plan.json", "runs", "--n_jobs=2", "--gpus=none"]
@@ -323,9 +321,7 @@ def test_a_hopeless_run_is_stopped(tiny_processed, tmp_path, explore, capsys):
     folder = tmp_path / "runs"
     folder.mkdir()
     shutil.copy(plan, folder / "plan.json")
-    study = explore_parameters._open_study(
-        read_plan(plan), os.path.join(folder, comparison.STUDY_FILE)
-    )
+    study = explore_parameters._open_study(read_plan(plan), os.path.join(folder, report.STUDY_FILE))
     for reg in (45.0, 55.0):
         study.add_trial(
             optuna.create_trial(
@@ -340,11 +336,11 @@ def test_a_hopeless_run_is_stopped(tiny_processed, tmp_path, explore, capsys):
     trial = open_study(folder).get_trials()[2]
     assert trial.state.name == "PRUNED"
     (path,) = run_folders(folder).values()
-    evaluations = comparison.read_evaluations(path)
+    evaluations = report.read_evaluations(path)
     # What the study knows are the run's own development errors.
     known = {e["iteration"]: e["develop_frame_error"] for e in evaluations}
     assert trial.intermediate_values and trial.intermediate_values.items() <= known.items()
-    assert not comparison.is_finished(path)
+    assert not report.is_finished(path)
     with explore_parameters.take_lock(os.path.join(folder, "locks", "trial_2.lock")) as lock:
         assert lock is not None
 

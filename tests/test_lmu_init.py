@@ -6,17 +6,18 @@ import pickle
 import subprocess
 import sys
 
-import lmu_init
-import memory
 import numpy as np
 import pytest
+from signals import N_STATIC, speech_like
+
+import lmu_init
 import timit_processing
-from command_line import UserError, parse_flags
-from conftest import REPOSITORY, assert_user_error, run_in
-from event_driven import alif_parameters
-from lmu_matched import LmuSettings
-from test_lmu_matched import N_STATIC, speech_like
-from timit_dataset import Split, TimitDataset
+from helpers import REPOSITORY, assert_user_error, run_in
+from layers.event_driven import alif_parameters
+from lmu import memory
+from lmu.matched import LmuSettings
+from speech.dataset import Split, TimitDataset
+from toolbox.command_line import UserError, parse_flags
 
 SMALL = LmuSettings(N_STATIC, order=2, n_channels=1)
 

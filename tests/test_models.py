@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import eprop
-import event_driven
 import models
+from layers import event_driven
 
 N_REGULAR, N_ADAPTIVE = 3, 3
 N = N_REGULAR + N_ADAPTIVE
@@ -355,7 +355,9 @@ def test_alif_parameters():
     np.testing.assert_allclose(parameters.beta, [0] * 7 + [0.1840770] * 5, rtol=1e-6)
     np.testing.assert_allclose(parameters.alpha, np.full(12, np.exp(-1 / 20)))
     np.testing.assert_allclose(parameters.rho, np.full(12, np.exp(-1 / 200)))
-    spread = event_driven.alif_parameters(1, 1, tau_v=[20, 10], tau_a=[200, 100], thr=0.02, beta=3, dt=2)
+    spread = event_driven.alif_parameters(
+        1, 1, tau_v=[20, 10], tau_a=[200, 100], thr=0.02, beta=3, dt=2
+    )
     np.testing.assert_allclose(spread.alpha, np.exp([-2 / 20, -2 / 10]))
     np.testing.assert_allclose(spread.rho, np.exp([-2 / 200, -2 / 100]))
     np.testing.assert_allclose(spread.thr, 0.02 / (1 - spread.alpha))

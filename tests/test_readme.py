@@ -7,9 +7,9 @@ import shlex
 import sys
 
 import pytest
-from conftest import REPOSITORY
 
-import command_line
+from helpers import REPOSITORY
+from toolbox import command_line
 
 READMES = ("README.md", "RESULTS.md", "benchmarks/README.md", "tests/data/README.md")
 sys.path.insert(0, os.path.join(REPOSITORY, "benchmarks"))
@@ -72,7 +72,7 @@ def test_every_flag_of_the_readme_exists():
 
 def test_every_file_that_the_readme_names_exists():
     tables = re.findall(r"^\| (`[^|]+) \|", text("README.md"), re.MULTILINE)
-    names = {name for row in tables for name in re.findall(r"`([\w-]+\.(?:py|sh))`", row)}
+    names = {name for row in tables for name in re.findall(r"`([\w/-]+\.(?:py|sh))`", row)}
     assert len(names) > 10
     names |= set(re.findall(r"experiments/\w+(?:/\w+)*\.json", text("README.md")))
     for name in names:

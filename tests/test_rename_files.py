@@ -6,7 +6,8 @@ import subprocess
 import sys
 
 import pytest
-from conftest import REPOSITORY, assert_user_error
+
+from helpers import REPOSITORY, assert_user_error
 
 SCRIPT = os.path.join(REPOSITORY, "rename-files.sh")
 UTTERANCES = (

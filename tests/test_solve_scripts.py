@@ -11,20 +11,20 @@ import sys
 import numpy as np
 import pytest
 from absl import flags
-from conftest import REPOSITORY, assert_user_error
 
-import command_line
-from command_line import UserError
+from helpers import REPOSITORY, assert_user_error
+from toolbox import command_line
+from toolbox.command_line import UserError
 
 command_line.import_tensorflow()
 
+import lmu_init  # noqa: E402
+import models  # noqa: E402
 import solve_timit_with_framewise_lsnn as lsnn  # noqa: E402
 import solve_timit_with_framewise_lstm as lstm  # noqa: E402
-import event_driven  # noqa: E402
-import lmu_init  # noqa: E402
-import memory  # noqa: E402
-import models  # noqa: E402
-import training  # noqa: E402
+from layers import event_driven  # noqa: E402
+from lmu import memory  # noqa: E402
+from training import loop  # noqa: E402
 
 NAMES = {lsnn: "solve_timit_with_framewise_lsnn", lstm: "solve_timit_with_framewise_lstm"}
 BOTH = pytest.mark.parametrize("script", [lsnn, lstm], ids=["lsnn", "lstm"])
@@ -150,7 +150,7 @@ def test_every_enum_flag_refuses_another_value(script):
 @BOTH
 def test_every_flag_is_read_somewhere(script):
     read = set()
-    for module in (script, training):
+    for module in (script, loop):
         with open(module.__file__, encoding="utf-8") as file:
             tree = ast.parse(file.read())
         read |= {
@@ -215,7 +215,7 @@ CHANGES = {
     "reg_rate": (["--reg_rate=20"], []),
     "drop_out_probability": (["--drop_out_probability=0.5"], []),
 }
-# Flags of the run, each with a test of its own here or in test_training.py, as the name says.
+# Flags of the run, each with a test of its own here or in test_loop.py, as the name says.
 RUN_FLAGS = {
     "dataset": "test_a_real_run_of_the_lstm",
     "preproc": "test_the_data_set_is_described",
@@ -301,7 +301,7 @@ def test_every_flag_has_its_test():
     assert CHANGES.keys() | RUN_FLAGS.keys() == defined
     assert not CHANGES.keys() & RUN_FLAGS.keys()
     tests = ""
-    for name in ("test_training.py", "test_solve_scripts.py", "test_resume.py"):
+    for name in ("training/test_loop.py", "test_solve_scripts.py", "training/test_resume.py"):
         with open(os.path.join(REPOSITORY, "tests", name), encoding="utf-8") as file:
             tests += file.read()
     for test in RUN_FLAGS.values():
@@ -318,8 +318,8 @@ def weights_after_two_steps(script, dataset, *arguments):
     # Seed 5 halves the time constants of regular and of adaptive neurons where they are spread.
     network = script.make_network(flag_values, dataset, 5)
     variables = network.trainable_variables
-    optimizer = training.make_optimizer(flag_values, network)
-    step = training.make_train_step(network, optimizer, variables, flag_values, 1)
+    optimizer = loop.make_optimizer(flag_values, network)
+    step = loop.make_train_step(network, optimizer, variables, flag_values, 1)
     for iteration, utterances in enumerate(([0, 1], [3, 4])):  # 6 and 10 frames
         step(*dataset.train.batch(utterances), 0.01, iteration)
     return {name: variable.numpy() for name, variable in network.weights().items()}
@@ -521,15 +521,18 @@ for line in sys.stdin:
 def serve(tmp_path_factory, tiny_processed):
     """Function that runs a script on the tiny data set, in a process that lives on."""
     folder = tmp_path_factory.mktemp("served")
-    with open(folder / "stderr", "w+", encoding="utf-8") as stderr, subprocess.Popen(
-        [sys.executable, "-c", SERVER],
-        cwd=folder,
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=stderr,
-        text=True,
-    ) as process:
+    with (
+        open(folder / "stderr", "w+", encoding="utf-8") as stderr,
+        subprocess.Popen(
+            [sys.executable, "-c", SERVER],
+            cwd=folder,
+            env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+        ) as process,
+    ):
 
         def run(script, *arguments, results="none"):
             path = os.path.join(REPOSITORY, f"{NAMES[script]}.py")
@@ -618,7 +621,7 @@ def test_a_real_run_of_the_lsnn_trains_the_readout_alone(serve, tiny_processed):
     with open(os.path.join(folder, "lsnn_utterance.png"), "rb") as file:
         assert file.read(8) == b"\x89PNG\r\n\x1a\n"
 
-    dataset = training.load_dataset(parse(lsnn, f"--dataset={tiny_processed}", "--noreduced_phns"))
+    dataset = loop.load_dataset(parse(lsnn, f"--dataset={tiny_processed}", "--noreduced_phns"))
     network = lsnn.make_network(parse(lsnn, *arguments), dataset, 5)
     first = {name: variable.numpy() for name, variable in network.weights().items()}
     last = read_weights(folder, "last.npz")
@@ -644,7 +647,7 @@ def test_a_reservoir_with_a_ridge_readout(serve):
 def seed_file(tiny_processed, tmp_path_factory):
     """Weights for a network of 40 regular and 10 adaptive neurons."""
     path = str(tmp_path_factory.mktemp("seed") / "seed.npz")
-    dataset = training.load_dataset(parse(lsnn, f"--dataset={tiny_processed}"))
+    dataset = loop.load_dataset(parse(lsnn, f"--dataset={tiny_processed}"))
     flag_values = parse(lsnn, "--order=3", "--n_channels=2")
     layer = lmu_init.seed_layer(
         dataset.train.features,
@@ -694,7 +697,7 @@ def test_a_seeded_run_records_its_memory(serve, seed_file, tiny_processed):
         with open(os.path.join(found[name], "memory.png"), "rb") as file:
             assert file.read(8) == b"\x89PNG\r\n\x1a\n"
     # The weights in the file are those that were measured first.
-    dataset = training.load_dataset(parse(lsnn, f"--dataset={tiny_processed}"))
+    dataset = loop.load_dataset(parse(lsnn, f"--dataset={tiny_processed}"))
     layer, _ = lmu_init.load_seed(seed_file, dataset.n_features, 50)
     activity = memory.simulate(
         [*dataset.train.features, *dataset.develop.features],

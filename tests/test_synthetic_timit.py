@@ -9,10 +9,10 @@ import pytest
 import python_speech_features
 import scipy.signal
 import soundfile
+
 import synthetic_timit
-from command_line import UserError
-from conftest import assert_user_error
-from timit_facts import (
+from helpers import assert_user_error
+from speech.facts import (
     CORE_TEST_SPEAKERS,
     DEVELOP_SPEAKERS,
     FOLD_61_TO_39,
@@ -21,6 +21,7 @@ from timit_facts import (
     PHONES_61,
     SAMPLE_RATE_HZ,
 )
+from toolbox.command_line import UserError
 
 SIZES = {"n_train": 80, "n_develop": 24, "n_test": 24}
 KINDS = ("phn", "txt", "wav", "wrd")

@@ -11,13 +11,13 @@ import time
 
 import numpy as np
 import pytest
-from conftest import REPOSITORY, assert_user_error
 
-import command_line
 import timit_processing
-from command_line import UserError
-from timit_dataset import load_plain_pickle
-from timit_facts import FOLD_61_TO_39, PHONES_39, PHONES_61
+from helpers import REPOSITORY, assert_user_error
+from speech.dataset import load_plain_pickle
+from speech.facts import FOLD_61_TO_39, PHONES_39, PHONES_61
+from toolbox import command_line
+from toolbox.command_line import UserError
 
 SCRIPT = "timit_processing.py"
 # One speaker of the training, the development and the core-test set.

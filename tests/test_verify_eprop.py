@@ -4,10 +4,10 @@ import os
 
 import numpy as np
 import pytest
-from conftest import REPOSITORY, assert_user_error
 
 import eprop
 import verify_eprop
+from helpers import REPOSITORY, assert_user_error
 
 DATA = os.path.join(REPOSITORY, "tests", "data")
 

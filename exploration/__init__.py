@@ -1,0 +1,1 @@
+"""Many runs by a plan, searches, and what they say."""

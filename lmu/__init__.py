@@ -1,0 +1,1 @@
+"""The Legendre Memory Unit, its mapping to spiking neurons, and what these remember."""

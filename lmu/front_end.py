@@ -1,0 +1,73 @@
+"""Columns that hold the past, appended to the features: an ideal Legendre memory, or its control.
+
+The channels U are the first principal components of the static features over the training frames.
+To frame f are appended, with theta in frames and order d,
+
+    lmu             m_f = Ad m_{f-1} + Bd U_f, the d coefficients of the last theta of each     (1)
+                    channel (`legendre`, zero-order hold, one step a frame)
+    delayed_frames  U_{f-k} at the d delays k = theta/d, 2 theta/d, ..., theta, rounded; zeros   (2)
+                    before the utterance's first frame
+
+each column divided by its standard deviation over the training frames. Both add as many columns,
+so that they compare what form of the past helps and not how much of it is there.
+"""
+
+import numpy as np
+
+from lmu import legendre
+from lmu.memory import principal_directions
+from toolbox.command_line import UserError
+
+KINDS = ("lmu", "delayed_frames")
+
+
+def make_front_end(kind, utterances, n_static, n_channels, order, theta_ms):
+    """The front end that the training set defines.
+
+    Args:
+        kind: one of `KINDS`.
+        utterances: list of [frames, features], the training set.
+        n_static: how many of the features, the first ones, are no deltas.
+        n_channels, order, theta_ms: q, d and theta (milliseconds of speech).
+
+    Returns:
+        Function: features [frames, features] -> [frames, features + q d] float32.
+
+    Raises:
+        UserError: more channels than static features, theta without a frame for each delay, or a
+            column without variance.
+    """
+    theta_frames = legendre.theta_steps(theta_ms, 1)
+    if n_channels > n_static:
+        raise UserError(
+            f"--front_end_channels={n_channels}: expected at most the {n_static} static features"
+        )
+    if theta_frames < order:
+        raise UserError(
+            f"--front_end_theta_ms={theta_ms:g}: expected at least a frame of "
+            f"{legendre.FRAME_MS:g} ms for each of --front_end_order={order}"
+        )
+    projection = principal_directions(utterances, n_static, n_channels)
+    if kind == "lmu":
+        ad, bd = legendre.discrete(order, theta_frames)
+    delays = np.round(theta_frames / order * np.arange(1, order + 1)).astype(int)
+
+    def past(features):
+        channels = features @ projection
+        if kind == "lmu":
+            states = legendre.memory_state(channels, ad, bd)
+            return states.reshape(len(features), -1)
+        padded = np.concatenate([np.zeros((delays[-1], n_channels)), channels])
+        return np.concatenate([padded[delays[-1] - k :][: len(channels)] for k in delays], axis=1)
+
+    std = np.concatenate([past(features) for features in utterances]).std(axis=0)
+    if np.any(std < 1e-9):
+        raise UserError(
+            f"--front_end={kind}: a column is constant in the training set: give a smaller "
+            "--front_end_theta_ms, than the utterances last, or fewer --front_end_channels"
+        )
+
+    def append_past(features):
+        return np.concatenate([features, past(features) / std], axis=1).astype(np.float32)
+
+    return append_past

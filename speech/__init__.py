@@ -1,0 +1,1 @@
+"""Speech corpora, their features and frame labels; NumPy only."""

@@ -1,0 +1,181 @@
+"""RESULTS.md from hand-made run folders."""
+
+import glob
+import json
+import math
+import os
+import re
+
+import pandas as pd
+import pytest
+from matplotlib.image import imread
+from small_runs import SCRIPT, small_curve, write_run
+
+import results_page
+from exploration.plan import read_plan
+from toolbox import command_line
+from toolbox.command_line import UserError
+
+STARTS = {
+    "name": "lsnn_starts",
+    "comment": "what is asked",
+    "script": f"{SCRIPT}.py",
+    "grid": {
+        "start": {
+            "scaled random": {"lr_init": 0.01},
+            "LMU": {"init": "lmu", "lr_init": 0.003},
+        },
+        "rule": {"BPTT": {}, "symmetric": {"eprop": "symmetric"}, "random": {"eprop": "random"}},
+    },
+    "seeds": [1, 2, 3],
+    "baseline": {"start": "scaled random"},
+}
+# LMU minus scaled random, seed by seed; both errors move by it.
+GAINS = {
+    "BPTT": (-0.0275, -0.03, -0.0325),
+    "symmetric": (0.01, -0.01, 0.02),
+    "random": (0.035, 0.03, 0.04),
+}
+RATES = {
+    "name": "rates",
+    "script": f"{SCRIPT}.py",
+    "grid": {
+        "start": {"scaled random": {}, "LMU": {"init": "lmu"}},
+        "lr_init": [0.003, 0.01, 0.03],
+    },
+    "seeds": [7],
+    "choose": "lr_init",
+}
+
+
+def make_folder(path, plan, curve_of):
+    path.mkdir()
+    (path / "plan.json").write_text(json.dumps(plan))
+    for settings in read_plan(str(path / "plan.json")).runs():
+        write_run(path, settings, curve_of(settings))
+    return str(path)
+
+
+@pytest.fixture
+def starts_folder(tmp_path):
+    def curve_of(settings):
+        start, rule = settings.labels.values()
+        gain = GAINS[rule][settings.seed - 1] if start == "LMU" else 0
+        return [error + gain for error in small_curve(settings.seed)]
+
+    return make_folder(tmp_path / "starts", STARTS, curve_of)
+
+
+@pytest.fixture
+def rates_folder(tmp_path):
+    best = {"scaled random": "0.01", "LMU": "0.003"}
+
+    def curve_of(settings):
+        start, rate = settings.labels.values()
+        return small_curve(0 if rate == best[start] else 5)
+
+    return make_folder(tmp_path / "rates", RATES, curve_of)
+
+
+@pytest.fixture
+def page_of(tmp_path):
+    """Function: the page on some folders."""
+
+    def write(*folders):
+        arguments = [f"--page={tmp_path / 'RESULTS.md'}", f"--details={tmp_path / 'details'}"]
+        flag_values, positional = command_line.parse_flags(
+            results_page.define_flags, ["x", *arguments, *folders], n_positional=-1
+        )
+        results_page.main(flag_values, *positional)
+        return (tmp_path / "RESULTS.md").read_text()
+
+    return write
+
+
+def test_the_question_is_answered_for_each_rule(starts_folder, page_of):
+    text = page_of(starts_folder)
+    # All three intervals hold with 95 %: t(1 - 0.05 / 6, 2) = 7.6488; BPTT's standard deviation is
+    # 0.01 / 4, that of symmetric 0.01528, its mean 0.00667.
+    assert (
+        "* **Against 'scaled random': it errs less under BPTT; it errs more under random; no "
+        "difference is shown under symmetric.** There the intervals leave room for a late "
+        "development error up to 0.061 lower and up to 0.074 higher."
+    ) in text
+    # t(0.975, 2) = 4.302653.
+    assert "| BPTT | -0.030 [-0.036, -0.024]; 3 of 3; p 0.25 |" in text
+    # The error to be reached is 0.56, of which the scaled random runs have 0.51 to 0.53 at 60.
+    assert "| BPTT | 60 | 60 | 0 of 3 earlier, 0 later | 1 |" in text
+    assert "| random | 60 (2 of 3 do) | 60 | 0 of 3 earlier, 1 later | 1 |" in text
+
+
+def test_a_question_without_all_its_runs_is_not_answered(starts_folder, page_of):
+    for path in glob.glob(f"{starts_folder}/*/*start=LMU_rule=random_seed=3*/metrics.json"):
+        os.unlink(path)
+    text = page_of(starts_folder)
+    assert "* Against 'scaled random': not answered yet, 8 of 9 pairs of runs are finished." in text
+    for path in glob.glob(f"{starts_folder}/*/*start=scaled*/metrics.json"):
+        os.unlink(path)
+    text = page_of(starts_folder)
+    assert "* Against 'scaled random': not answered yet, 0 of 9 pairs of runs are finished." in text
+    assert "## Differences" not in text
+
+
+def test_sections_show_tables_verdicts_and_figures(starts_folder, page_of, tmp_path):
+    text = page_of(starts_folder)
+    section = text[text.index("## lsnn_starts") :]
+    assert (
+        "* Against start 'scaled random': **lower**: LMU (BPTT\\*). **higher**: LMU (random\\*). **no "
+        "difference shown**: LMU (symmetric)."
+    ) in section
+    assert "| start \\ rule: test error | BPTT | symmetric | random |" in section
+    assert "| scaled random | 0.560 [0.535, 0.585] |" in section
+    figures = re.findall(r"!\[[^]]*\]\(([^)]*)\)", section)
+    assert len(figures) == 2
+    for figure in figures:
+        assert imread(tmp_path / figure).shape[0] > 200
+    assert (tmp_path / "details" / "starts" / "report.md").is_file()
+    assert "(details/starts/report.md)" in section
+
+
+def test_chosen_rates_are_shown(rates_folder, page_of, tmp_path):
+    text = page_of(rates_folder)
+    # Late error of seed 0: the mean of 0.6, 0.5 and 0.52.
+    assert "| LMU | **0.540** | 0.590 | 0.590 |" in text
+    assert "| scaled random | 0.590 | **0.540** | 0.590 |" in text
+    assert "At an end of the grid: LMU. A better" in text
+    chosen = pd.read_csv(tmp_path / "details" / "rates" / "chosen.csv").set_index("start")
+    assert chosen["lr_init"].to_dict() == {"scaled random": 0.01, "LMU": 0.003}
+    assert chosen["at_an_end"].to_dict() == {"scaled random": "no", "LMU": "yes"}
+
+
+def test_a_plan_of_one_axis_has_one_table_of_its_metrics(tmp_path, page_of):
+    plan = {**STARTS, "grid": {"start": STARTS["grid"]["start"]}}
+    plan["name"] = "one_axis"
+    folder = make_folder(tmp_path / "one", plan, lambda s: small_curve(s.seed))
+    text = page_of(folder)
+    assert "| start | late development error | test error |" in text
+    assert "The 6 runs took 12.0 hours" in text
+    assert "* Against start 'scaled random': **no difference shown**: LMU.\n" in text
+    assert "Does it help" not in text
+
+
+def test_a_verdict_needs_an_interval_on_one_side_of_zero():
+    for low, high, expected in (
+        (-0.02, -0.01, "lower"),
+        (0.01, 0.02, "higher"),
+        (-0.01, 0.01, "no difference shown"),
+        (math.nan, math.nan, "no difference shown"),  # of one seed
+    ):
+        assert results_page.verdict({"low": low, "high": high}) == expected
+
+
+def test_there_is_no_page_of_nothing(tmp_path, page_of):
+    with pytest.raises(UserError, match="no folder given"):
+        page_of()
+    with pytest.raises(UserError, match="two are of one name"):
+        page_of("a/b", "b")
+    plan = {name: STARTS[name] for name in ("name", "script", "seeds")}
+    folder = make_folder(tmp_path / "lone", plan, lambda s: small_curve(s.seed))
+    with pytest.raises(UserError, match="'lsnn_starts' has no baseline"):
+        page_of(folder)
+    assert not (tmp_path / "RESULTS.md").exists()

@@ -1,0 +1,1 @@
+"""Mechanics without a science: command lines, files that appear whole, locks, figures' parts."""
