@@ -26,10 +26,10 @@ from absl import flags
 from scipy.optimize import brentq
 
 from layers import event_driven
-from lmu import legendre, matched, memory
+from lmu import figures, legendre, matched, memory
 from lmu.matched import LmuSettings
 from speech.dataset import PREPROC_CHOICES, TimitDataset
-from toolbox import command_line, plotting
+from toolbox import command_line
 from toolbox.command_line import UserError
 from toolbox.durable_files import write_json, write_whole
 from training import checkpoints
@@ -526,7 +526,7 @@ def loop_eigenvalues(records):
 
 def draw_report(stem, report, layer, speech, parameters, n_regular, theta_ms):
     """Write `<stem>_memory.png`, `_utterance.png` and `_eigenvalues.png`."""
-    plotting.plot_memory(
+    figures.plot_memory(
         f"{stem}_memory.png", {name: report[name]["r2_channels"] for name in STARTS}, theta_ms
     )
     held_out = np.flatnonzero(speech.is_held_out)
@@ -537,7 +537,7 @@ def draw_report(stem, report, layer, speech, parameters, n_regular, theta_ms):
     first, utterance = records[0], chosen[0]
     decoder = legendre.delay_decoder(order, 1.0)
     backward = record_loop(layer, [utterance[::-1]], parameters, 1)[0].spikes[::-1]
-    plotting.plot_memory_utterance(
+    figures.plot_memory_utterance(
         f"{stem}_utterance.png",
         signal=np.repeat(utterance @ layer.P[0][:, 0], parameters.n_repeat),
         ideal=first.ideal[:, :order] @ decoder,
@@ -548,7 +548,7 @@ def draw_report(stem, report, layer, speech, parameters, n_regular, theta_ms):
         n_regular=n_regular,
         title=f"{speech.names[held_out[0]]}: memory of {theta_ms:g} ms, first channel",
     )
-    plotting.plot_eigenvalues(
+    figures.plot_eigenvalues(
         f"{stem}_eigenvalues.png",
         ideal=np.linalg.eigvals(layer.A[0]),
         loop=loop_eigenvalues(records),

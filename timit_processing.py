@@ -856,10 +856,10 @@ def summary(settings, dataset):
 
 def plot_first_utterance(folder, recording):
     """Draw spectrogram, filter banks and phones of a recording as FIGURE_FILE into a folder."""
-    from toolbox import plotting  # here: nothing else in this module needs matplotlib
+    from speech import figures  # here: nothing else in this module needs matplotlib
 
     metadata = recording["metadata"]
-    plotting.plot_utterance(
+    figures.plot_utterance(
         os.path.join(folder, FIGURE_FILE),
         recording["wav"],
         SAMPLE_RATE_HZ,

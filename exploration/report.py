@@ -35,8 +35,9 @@ import optuna
 import pandas as pd
 from scipy import stats
 
+from exploration import figures
 from exploration.plan import read_plan
-from toolbox import command_line, plotting
+from toolbox import command_line
 from toolbox.command_line import UserError
 from toolbox.durable_files import write_whole
 
@@ -356,7 +357,7 @@ class Experiment:
                 values = pairs[metric] - pairs[f"{metric}_baseline"]
                 interval = interval_over_seeds(values)
                 panels.setdefault(_spoken(metric), []).append(
-                    plotting.Difference(
+                    figures.Difference(
                         ", ".join(labels),
                         list(values),
                         *(interval[name] for name in ("mean", "low", "high")),
@@ -403,7 +404,7 @@ class Experiment:
         ]
         iterations = sorted(set.intersection(*map(set, curves)))
         intervals = [interval_over_seeds([c[i] for c in curves]) for i in iterations]
-        return plotting.Band(
+        return figures.Band(
             iterations, *([interval[k] for interval in intervals] for k in ("mean", "low", "high"))
         )
 
@@ -489,7 +490,7 @@ def _comparison_report(experiment, report_folder):
     for name, table in tables.items():
         _write_csv(os.path.join(report_folder, name), table)
     majority = runs["majority_develop_frame_error"].unique()
-    plotting.plot_learning_curve_bands(
+    figures.plot_learning_curve_bands(
         os.path.join(report_folder, CURVES_FIGURE),
         experiment.curves(),
         majority[0] if len(majority) == 1 else None,
@@ -519,7 +520,7 @@ def _comparison_report(experiment, report_folder):
             continue
         n = int(rows["n_pairs"].max())
         figure = differences_figure(plan, baseline)
-        plotting.plot_differences(
+        figures.plot_differences(
             os.path.join(report_folder, figure),
             experiment.difference_panels(baseline),
             f"{plan.name}: minus {spoken}, seed by seed, and 95 % intervals",

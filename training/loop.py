@@ -34,9 +34,11 @@ from absl import flags
 
 import eprop
 from layers import event_driven
+from lmu import figures as lmu_figures
 from lmu import front_end, memory
 from speech.dataset import PREPROC_CHOICES, Batch, TimitDataset, one_ahead
-from toolbox import plotting, run_lock
+from tasks import figures as task_figures
+from toolbox import run_lock
 from toolbox.command_line import (
     Interrupted,
     UserError,
@@ -47,7 +49,7 @@ from toolbox.command_line import (
     progress_bar,
 )
 from toolbox.durable_files import append_line, remove_leftovers, write_json, write_whole
-from training import checkpoints, health, ridge_readout
+from training import checkpoints, figures, health, ridge_readout
 
 N_RAMP_ITERATIONS = 100
 MEMORY_CHANNELS = 4  # of the features, that the spikes are asked for
@@ -1104,7 +1106,7 @@ def _train(network, dataset, flag_values, seed, folder, variables, measure_memor
     load_weights(os.path.join(folder, "best.npz"), network)
     test = evaluate(dataset.test)
     _draw_learning_curve(folder, progress.evaluations, majority_error)
-    plotting.plot_confusion_matrix(
+    task_figures.plot_confusion_matrix(
         os.path.join(folder, "confusion_matrix.png"),
         test.confusion,
         dataset.reduced_phn_list,
@@ -1185,7 +1187,7 @@ def record_memory(folder, network, dataset, when):
     write_json(path, record)
     if when == "after":
         curves = {f"{when} training": r["r2_channels"] for when, r in record.items()}
-        plotting.plot_memory(os.path.join(folder, "memory.png"), curves)
+        lmu_figures.plot_memory(os.path.join(folder, "memory.png"), curves)
     return record
 
 
@@ -1238,7 +1240,7 @@ def peak_memory_gb():
 
 
 def _draw_learning_curve(folder, evaluations, majority_error):
-    plotting.plot_learning_curve(
+    figures.plot_learning_curve(
         os.path.join(folder, "learning_curve.png"), evaluations, majority_error
     )
 
@@ -1250,7 +1252,7 @@ def draw_utterance(folder, network, dataset):
     batch = next(dataset.develop.batches(1))
     text = dataset.develop.metadata[0].get("text")
     output = network(batch.features, batch.seq_len, with_spikes=True)
-    plotting.plot_lsnn_utterance(
+    task_figures.plot_lsnn_utterance(
         os.path.join(folder, "lsnn_utterance.png"),
         features=batch.features[0],
         spikes=output.spikes[0][0].numpy() > 0,

@@ -11,9 +11,14 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
+from exploration import figures as exploration_figures
 from helpers import REPOSITORY
+from lmu import figures as lmu_figures
+from speech import figures as speech_figures
 from speech.facts import PHONES_39, PHONES_61, SAMPLE_RATE_HZ
+from tasks import figures as tasks_figures
 from toolbox import plotting
+from training import figures as training_figures
 
 # A division by zero, an empty legend or a colour scale of no width would show as a warning.
 pytestmark = pytest.mark.filterwarnings("error")
@@ -60,7 +65,7 @@ def bands(labels=("small", "LMU"), n=6):
     lines = {}
     for k, label in enumerate(labels):
         mean = np.linspace(0.9, 0.5, n) - 0.1 * k
-        lines[label] = plotting.Band(iterations, mean, mean - 0.01, mean + 0.01)
+        lines[label] = exploration_figures.Band(iterations, mean, mean - 0.01, mean + 0.01)
     return lines
 
 
@@ -121,9 +126,9 @@ EIGENVALUES = {
     "theta_steps": 50,
 }
 DIFFERENCES = [
-    plotting.Difference("LMU, BPTT", [-0.01, -0.02], -0.015, -0.03, -0.001),
-    plotting.Difference("LMU, $ymmetric", [0.01, 0.02, 0.03], 0.02, 0.01, 0.03),
-    plotting.Difference("delayed, BPTT", [0.01], 0.01, np.nan, np.nan),
+    exploration_figures.Difference("LMU, BPTT", [-0.01, -0.02], -0.015, -0.03, -0.001),
+    exploration_figures.Difference("LMU, $ymmetric", [0.01, 0.02, 0.03], 0.02, 0.01, 0.03),
+    exploration_figures.Difference("delayed, BPTT", [0.01], 0.01, np.nan, np.nan),
 ]
 
 
@@ -145,15 +150,23 @@ def fills(axes):
 @pytest.mark.parametrize(
     "plot, arguments, size_px",
     [
-        (plotting.plot_utterance, utterance_arguments(), (1600, 1420)),
-        (plotting.plot_learning_curve, {"evaluations": evaluations()}, (1400, 1080)),
-        (plotting.plot_learning_curve_bands, {"panels": {"a": bands(), "b": bands()}}, (2080, 890)),
-        (plotting.plot_differences, {"panels": {"a": DIFFERENCES, "b": DIFFERENCES}}, (1760, 352)),
-        (plotting.plot_lsnn_utterance, lsnn_arguments(), (1600, 2419)),
-        (plotting.plot_confusion_matrix, confusion_arguments(), (2200, 1960)),
-        (plotting.plot_memory, memory_arguments(), (1400, 840)),
-        (plotting.plot_memory_utterance, memory_utterance_arguments(), (1600, 1420)),
-        (plotting.plot_eigenvalues, EIGENVALUES, (1040, 1000)),
+        (speech_figures.plot_utterance, utterance_arguments(), (1600, 1420)),
+        (training_figures.plot_learning_curve, {"evaluations": evaluations()}, (1400, 1080)),
+        (
+            exploration_figures.plot_learning_curve_bands,
+            {"panels": {"a": bands(), "b": bands()}},
+            (2080, 890),
+        ),
+        (
+            exploration_figures.plot_differences,
+            {"panels": {"a": DIFFERENCES, "b": DIFFERENCES}},
+            (1760, 352),
+        ),
+        (tasks_figures.plot_lsnn_utterance, lsnn_arguments(), (1600, 2419)),
+        (tasks_figures.plot_confusion_matrix, confusion_arguments(), (2200, 1960)),
+        (lmu_figures.plot_memory, memory_arguments(), (1400, 840)),
+        (lmu_figures.plot_memory_utterance, memory_utterance_arguments(), (1600, 1420)),
+        (lmu_figures.plot_eigenvalues, EIGENVALUES, (1040, 1000)),
     ],
 )
 def test_file_is_a_png_of_the_figures_size(tmp_path, plot, arguments, size_px):
@@ -178,26 +191,26 @@ def test_error_while_writing_leaves_the_old_file_or_none(tmp_path, monkeypatch, 
 
     monkeypatch.setattr(Figure, "savefig", run_out_of_space)
     with pytest.raises(OSError, match="no space left"):
-        plotting.plot_learning_curve(path, evaluations())
+        training_figures.plot_learning_curve(path, evaluations())
     assert os.listdir(tmp_path) == ([] if before is None else ["figure.png"])
     assert before is None or path.read_bytes() == before
 
 
 def test_arrays_that_do_not_fit_leave_no_file(tmp_path):
     with pytest.raises(ValueError):
-        plotting.plot_confusion_matrix(tmp_path / "figure.png", np.ones((3, 4)), "abc", "")
+        tasks_figures.plot_confusion_matrix(tmp_path / "figure.png", np.ones((3, 4)), "abc", "")
     assert os.listdir(tmp_path) == []
 
 
 def test_title_is_no_mathematics(tmp_path):
     path = tmp_path / "figure.png"
-    plotting.plot_learning_curve(path, evaluations(), title=r"costs $5_{x, not $6 \frac")
+    training_figures.plot_learning_curve(path, evaluations(), title=r"costs $5_{x, not $6 \frac")
     assert imread(path, format="png").size > 0
 
 
 def test_needs_neither_pyplot_nor_tensorflow():
     check = (
-        "import sys; from toolbox import plotting; plotting._learning_curve_figure([{'iteration': 0}], None, ''); "
+        "import sys; from training import figures; figures._learning_curve_figure([{'iteration': 0}], None, ''); "
         "sys.exit(sum(name in sys.modules for name in ('matplotlib.pyplot', 'tensorflow')))"
     )
     process = subprocess.run([sys.executable, "-c", check], cwd=REPOSITORY, timeout=120)
@@ -208,7 +221,7 @@ def test_needs_neither_pyplot_nor_tensorflow():
 
 
 def test_utterance_panels_share_the_time_axis():
-    figure = plotting._utterance_figure(**utterance_arguments())
+    figure = speech_figures._utterance_figure(**utterance_arguments())
     waveform, spectrum, filters, phones = figure.axes[:4]
     assert y_labels(figure)[:4] == [
         "amplitude (of full scale)",
@@ -226,11 +239,15 @@ def test_utterance_panels_share_the_time_axis():
 
 
 def test_utterance_names_every_phone_where_it_is():
-    phones = plotting._utterance_figure(**utterance_arguments()).axes[3]
+    phones = speech_figures._utterance_figure(**utterance_arguments()).axes[3]
     assert texts(phones) == ["h#", "ax-h", "s"]
     assert [text.get_position()[0] for text in phones.texts] == pytest.approx([0.05, 0.175, 0.375])
     assert [patch.get_x() for patch in phones.patches] == pytest.approx([0, 0.1, 0.25])
-    assert fills(phones) == [plotting.SILENCE_FILL, plotting.PHONE_FILL, plotting.PHONE_FILL]
+    assert fills(phones) == [
+        speech_figures.SILENCE_FILL,
+        speech_figures.PHONE_FILL,
+        speech_figures.PHONE_FILL,
+    ]
 
 
 def test_names_of_narrow_phones_stand_apart():
@@ -238,7 +255,7 @@ def test_names_of_narrow_phones_stand_apart():
     edges = range(0, 160 * 16, 160)  # 10-ms phones, each narrower than a letter
     arguments = utterance_arguments(audio)
     arguments["phone_spans"] = [(start, start + 160, "ix") for start in edges]
-    phones = plotting._utterance_figure(**arguments).axes[3]
+    phones = speech_figures._utterance_figure(**arguments).axes[3]
     assert [text.get_rotation() for text in phones.texts] == [90] * 16
     heights = [text.get_position()[1] for text in phones.texts]
     assert heights[::2] == [heights[0]] * 8
@@ -249,7 +266,7 @@ def test_names_of_narrow_phones_stand_apart():
 def test_spectrogram_of_a_click_in_a_tone():
     audio = tone(2000, 1) / 2**15
     audio[1600] = 1
-    power_db, (first_s, last_s, lowest_khz, highest_khz) = plotting._spectrogram_db(
+    power_db, (first_s, last_s, lowest_khz, highest_khz) = speech_figures._spectrogram_db(
         audio, SAMPLE_RATE_HZ
     )
     frequencies_khz = np.linspace(lowest_khz, highest_khz, power_db.shape[0])
@@ -264,15 +281,15 @@ def test_spectrogram_of_a_click_in_a_tone():
 def test_spectrogram_of_silence_is_dark():
     arguments = utterance_arguments(np.zeros(8000, np.int16))
     arguments["filter_banks"] = np.zeros((50, 41))
-    figure = plotting._utterance_figure(**arguments)
-    assert figure.axes[1].images[0].get_array().max() < -plotting.SPECTRUM_RANGE_DB
+    figure = speech_figures._utterance_figure(**arguments)
+    assert figure.axes[1].images[0].get_array().max() < -speech_figures.SPECTRUM_RANGE_DB
     figure.draw_without_rendering()
 
 
 def test_utterance_shorter_than_a_window(tmp_path):
     arguments = utterance_arguments(tone(duration_s=0.005))
     arguments.update(filter_banks=np.ones((1, 41)), phone_spans=[(0, 80, "b")])
-    plotting.plot_utterance(tmp_path / "figure.png", **arguments)
+    speech_figures.plot_utterance(tmp_path / "figure.png", **arguments)
     assert os.listdir(tmp_path) == ["figure.png"]
 
 
@@ -281,7 +298,7 @@ def test_utterance_shorter_than_a_window(tmp_path):
 )
 def test_utterance_of_nothing_is_refused(change):
     with pytest.raises(ValueError, match="expected"):
-        plotting._utterance_figure(**{**utterance_arguments(), **change})
+        speech_figures._utterance_figure(**{**utterance_arguments(), **change})
 
 
 def test_utterance_of_the_speech_sample(timit_sample):
@@ -291,11 +308,11 @@ def test_utterance_of_the_speech_sample(timit_sample):
         rows = [line.split() for line in file]
     spans = [(int(start), int(end), phone) for start, end, phone in rows]
     filter_banks = np.zeros((len(audio) // 160, 41))
-    figure = plotting._utterance_figure(audio, sample_rate_hz, filter_banks, spans, "")
+    figure = speech_figures._utterance_figure(audio, sample_rate_hz, filter_banks, spans, "")
     assert texts(figure.axes[3]) == [phone for _, _, phone in spans]
     # Speech lies within the drawn range: less than half of the picture is black, little is white.
     power_db = figure.axes[1].images[0].get_array()
-    assert (power_db < -plotting.SPECTRUM_RANGE_DB).mean() < 0.5
+    assert (power_db < -speech_figures.SPECTRUM_RANGE_DB).mean() < 0.5
     assert (power_db > -10).mean() < 0.05
 
 
@@ -303,7 +320,7 @@ def test_utterance_of_the_speech_sample(timit_sample):
 
 
 def test_learning_curve_marks_the_best_and_the_majority():
-    figure = plotting._learning_curve_figure(evaluations(), 0.78, "run")
+    figure = training_figures._learning_curve_figure(evaluations(), 0.78, "run")
     errors, losses = figure.axes
     assert y_labels(figure) == ["frame error (fraction)", "loss (nats, with penalties)"]
     assert losses.get_xlabel() == "iteration"
@@ -323,7 +340,7 @@ def test_learning_curve_marks_the_best_and_the_majority():
 def test_learning_curve_leaves_gaps_where_a_loss_is_missing():
     rows = evaluations()
     del rows[3]["train_loss"]
-    develop, train = plotting._learning_curve_figure(rows, None, "").axes[1].lines
+    develop, train = training_figures._learning_curve_figure(rows, None, "").axes[1].lines
     assert develop.get_ydata().tolist() == [row["develop_loss"] for row in rows]
     assert np.isnan(train.get_ydata()).tolist() == [True, False, False, True, False, False]
 
@@ -331,7 +348,7 @@ def test_learning_curve_leaves_gaps_where_a_loss_is_missing():
 def test_learning_curve_shows_rates_where_there_are_any():
     rows = [dict(row, rate_hz_mean=20.0, rate_hz_max=120.0) for row in evaluations()]
     rows[0].pop("rate_hz_max")
-    figure = plotting._learning_curve_figure(rows, 0.78, "")
+    figure = training_figures._learning_curve_figure(rows, 0.78, "")
     assert y_labels(figure)[2] == "firing rate (Hz, simulated time)"
     mean, fastest = figure.axes[2].lines
     assert mean.get_ydata().tolist() == [20.0] * 6
@@ -344,12 +361,12 @@ def test_learning_curve_shows_rates_where_there_are_any():
 def test_loss_scale_follows_its_range(first_loss, scale):
     rows = evaluations()
     rows[0]["develop_loss"] = first_loss
-    assert plotting._learning_curve_figure(rows, None, "").axes[1].get_yscale() == scale
+    assert training_figures._learning_curve_figure(rows, None, "").axes[1].get_yscale() == scale
 
 
 def test_learning_curve_of_one_evaluation(tmp_path):
-    plotting.plot_learning_curve(tmp_path / "figure.png", evaluations(1), 0.78)
-    figure = plotting._learning_curve_figure(evaluations(1), None, "")
+    training_figures.plot_learning_curve(tmp_path / "figure.png", evaluations(1), 0.78)
+    figure = training_figures._learning_curve_figure(evaluations(1), None, "")
     figure.draw_without_rendering()
     assert figure.axes[0].lines[-1].get_xydata().tolist() == [[0, 0.9]]
     ticks = figure.axes[1].get_xticks()
@@ -359,14 +376,14 @@ def test_learning_curve_of_one_evaluation(tmp_path):
 def test_learning_curve_of_a_diverged_run():
     rows = [dict(row, develop_loss=np.nan, train_loss=np.inf) for row in evaluations(2)]
     rows[1]["develop_frame_error"] = np.nan
-    figure = plotting._learning_curve_figure(rows, 0.78, "")
+    figure = training_figures._learning_curve_figure(rows, 0.78, "")
     figure.draw_without_rendering()
     assert texts(figure.axes[0]) == ["0.900"]
 
 
 def test_learning_curve_of_no_evaluations_is_refused():
     with pytest.raises(ValueError, match="no evaluations"):
-        plotting._learning_curve_figure([], 0.78, "")
+        training_figures._learning_curve_figure([], 0.78, "")
 
 
 # Learning curves with bands
@@ -375,7 +392,7 @@ def test_learning_curve_of_no_evaluations_is_refused():
 def test_a_label_has_one_line_style_in_all_panels_and_a_band_in_its_colour():
     labels = [f"start {k}" for k in range(9)]  # more than there are colours
     panels = {"BPTT": bands(labels), "random": bands(labels[:0:-1])}
-    figure = plotting._learning_curve_bands_figure(panels, None, "title")
+    figure = exploration_figures._learning_curve_bands_figure(panels, None, "title")
     styles = {}
     for axes, (panel, lines) in zip(figure.axes, panels.items()):
         assert axes.get_title() == panel and len(axes.lines) == len(axes.collections) == len(lines)
@@ -397,32 +414,34 @@ def test_a_label_has_one_line_style_in_all_panels_and_a_band_in_its_colour():
 
 
 def test_errors_of_the_beginning_do_not_flatten_the_end():
-    figure = plotting._learning_curve_bands_figure({"": bands(n=11)}, 0.87, "")
+    figure = exploration_figures._learning_curve_bands_figure({"": bands(n=11)}, 0.87, "")
     low, high = figure.axes[0].get_ylim()
     # At a fifth of the training the upper curve is at 0.82; the band of the lower ends at 0.39.
     assert 0.35 < low < 0.39 and 0.83 < high < 0.87
     assert "commonest" not in figure.legends[0].get_texts()[-1].get_text()
-    figure = plotting._learning_curve_bands_figure({"": bands(n=11)}, 0.7, "")
+    figure = exploration_figures._learning_curve_bands_figure({"": bands(n=11)}, 0.7, "")
     assert figure.axes[0].lines[-1].get_ydata()[0] == 0.7
     assert figure.legends[0].get_texts()[-1].get_text() == "commonest phone only"
 
 
 def test_curves_of_one_seed_and_odd_numbers_of_panels(tmp_path):
-    lone = plotting.Band([0, 20], [0.9, 0.5], [np.nan, np.nan], [np.nan, np.nan])
+    lone = exploration_figures.Band([0, 20], [0.9, 0.5], [np.nan, np.nan], [np.nan, np.nan])
     panels = {name: {"all": lone} for name in ("a", "b", "$c")}
-    plotting.plot_learning_curve_bands(tmp_path / "figure.png", panels, 0.7, "50 $")
+    exploration_figures.plot_learning_curve_bands(tmp_path / "figure.png", panels, 0.7, "50 $")
     assert os.listdir(tmp_path) == ["figure.png"]
-    figure = plotting._learning_curve_bands_figure(panels, None, "")
+    figure = exploration_figures._learning_curve_bands_figure(panels, None, "")
     assert [axes.axison for axes in figure.axes] == [True, True, True, False]
     with pytest.raises(ValueError, match="no learning curves"):
-        plotting._learning_curve_bands_figure({}, None, "")
+        exploration_figures._learning_curve_bands_figure({}, None, "")
 
 
 # Differences
 
 
 def test_differences_are_drawn_seed_by_seed_with_the_colour_of_their_sign():
-    figure = plotting._differences_figure({"late": DIFFERENCES, "test": DIFFERENCES}, "title")
+    figure = exploration_figures._differences_figure(
+        {"late": DIFFERENCES, "test": DIFFERENCES}, "title"
+    )
     assert [axes.get_title() for axes in figure.axes] == ["late", "test"]
     names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert names == ["LMU, BPTT", r"LMU, \$ymmetric", "delayed, BPTT"]
@@ -445,14 +464,14 @@ def test_differences_are_drawn_seed_by_seed_with_the_colour_of_their_sign():
 def test_differences_of_unequal_conditions_are_refused():
     for panels in ({}, {"a": []}, {"a": DIFFERENCES, "b": DIFFERENCES[1:]}):
         with pytest.raises(ValueError, match="no differences, or of unequal conditions"):
-            plotting._differences_figure(panels, "")
+            exploration_figures._differences_figure(panels, "")
 
 
 # LSNN utterance
 
 
 def test_lsnn_panels_share_the_frame_axis():
-    figure = plotting._lsnn_utterance_figure(**lsnn_arguments())
+    figure = tasks_figures._lsnn_utterance_figure(**lsnn_arguments())
     assert y_labels(figure)[:5] == [
         "feature",
         "true phones",
@@ -469,7 +488,7 @@ def test_lsnn_panels_share_the_frame_axis():
 
 def test_raster_draws_the_spikes_of_evenly_chosen_neurons():
     arguments = lsnn_arguments()
-    raster = plotting._lsnn_utterance_figure(**arguments).axes[2]
+    raster = tasks_figures._lsnn_utterance_figure(**arguments).axes[2]
     shown = np.linspace(0, 199, 80).round().astype(int)  # 0-59, 60-99, 100-159, 160-199 are groups
     rows = [
         np.flatnonzero((shown >= a) & (shown < b))
@@ -495,19 +514,19 @@ def test_raster_draws_the_spikes_of_evenly_chosen_neurons():
 
 
 def test_true_phones_and_answers_are_blocks():
-    figure = plotting._lsnn_utterance_figure(**lsnn_arguments())
+    figure = tasks_figures._lsnn_utterance_figure(**lsnn_arguments())
     true_phones, answers = figure.axes[1], figure.axes[3]
     assert texts(true_phones) == list(PHONES_39[:5])
     assert [patch.get_x() for patch in true_phones.patches] == [0, 8, 16, 24, 32]
-    assert fills(true_phones) == [plotting.SILENCE_FILL] + [plotting.PHONE_FILL] * 4
+    assert fills(true_phones) == [speech_figures.SILENCE_FILL] + [speech_figures.PHONE_FILL] * 4
     assert [patch.get_x() for patch in answers.patches] == [0, 6, 8, 14, 16, 22, 24, 30, 32, 38]
-    assert fills(answers) == [plotting.PHONE_FILL, plotting.WRONG_FILL] * 5
+    assert fills(answers) == [speech_figures.PHONE_FILL, speech_figures.WRONG_FILL] * 5
     assert texts(answers)[:2] == [PHONES_39[0], PHONES_39[20]]
 
 
 def test_probabilities_are_the_softmax_with_boxes_on_the_true_path():
     arguments = lsnn_arguments()
-    classes = plotting._lsnn_utterance_figure(**arguments).axes[4]
+    classes = tasks_figures._lsnn_utterance_figure(**arguments).axes[4]
     drawn = np.asarray(classes.images[0].get_array())  # [classes, frames]
     assert drawn.sum(axis=0) == pytest.approx(np.ones(40))
     ratio = np.log(drawn[3, 7] / drawn[5, 7])
@@ -520,10 +539,10 @@ def test_probabilities_are_the_softmax_with_boxes_on_the_true_path():
 def test_realistic_size_with_61_phones_and_a_blank(tmp_path):
     arguments = lsnn_arguments(350, 300, 100, PHONES_61, n_logits=62)
     path = tmp_path / "figure.png"
-    plotting.plot_lsnn_utterance(path, **arguments)
+    tasks_figures.plot_lsnn_utterance(path, **arguments)
     height, width, _ = imread(path, format="png").shape
     assert width == 2520 and 2500 < height < 3000
-    classes = plotting._lsnn_utterance_figure(**arguments).axes[4]
+    classes = tasks_figures._lsnn_utterance_figure(**arguments).axes[4]
     assert [label.get_text() for label in classes.get_yticklabels()] == [*PHONES_61, "blank"]
 
 
@@ -536,7 +555,7 @@ def test_realistic_size_with_61_phones_and_a_blank(tmp_path):
 )
 def test_networks_of_one_kind_of_neuron(n_regular, n_adaptive, groups):
     arguments = lsnn_arguments(n_regular=n_regular, n_adaptive=n_adaptive)
-    raster = plotting._lsnn_utterance_figure(**arguments).axes[2]
+    raster = tasks_figures._lsnn_utterance_figure(**arguments).axes[2]
     names = [label.get_text().replace("\n", " ") for label in raster.get_yticklabels()]
     assert names == groups
     assert raster.get_ylabel().startswith(f"{2 * (n_regular + n_adaptive)} of")
@@ -545,7 +564,7 @@ def test_networks_of_one_kind_of_neuron(n_regular, n_adaptive, groups):
 def test_network_of_one_direction():
     arguments = lsnn_arguments(n_regular=120, n_adaptive=80)  # 200 columns, all of one direction
     arguments["spikes"] = arguments["spikes"][:, :200]
-    raster = plotting._lsnn_utterance_figure(**arguments, n_directions=1).axes[2]
+    raster = tasks_figures._lsnn_utterance_figure(**arguments, n_directions=1).axes[2]
     names = [label.get_text().replace("\n", " ") for label in raster.get_yticklabels()]
     assert names == ["forward regular", "forward adaptive"]
     assert raster.get_ylabel().startswith("80 of the layer's 200")
@@ -554,7 +573,7 @@ def test_network_of_one_direction():
 def test_one_frame_without_a_spike(tmp_path):
     arguments = lsnn_arguments(n_frames=1)
     arguments.update(features=np.zeros((1, 39)), spikes=np.zeros((5, 200)))
-    plotting.plot_lsnn_utterance(tmp_path / "figure.png", **arguments)
+    tasks_figures.plot_lsnn_utterance(tmp_path / "figure.png", **arguments)
     assert os.listdir(tmp_path) == ["figure.png"]
 
 
@@ -570,7 +589,7 @@ def test_one_frame_without_a_spike(tmp_path):
 )
 def test_lsnn_arrays_that_do_not_fit_are_refused(change, words):
     with pytest.raises(ValueError, match=words):
-        plotting._lsnn_utterance_figure(**{**lsnn_arguments(), **change})
+        tasks_figures._lsnn_utterance_figure(**{**lsnn_arguments(), **change})
 
 
 # Confusion matrix
@@ -578,7 +597,7 @@ def test_lsnn_arrays_that_do_not_fit_are_refused(change, words):
 
 @pytest.mark.parametrize("class_names", [PHONES_39, PHONES_61])
 def test_confusion_matrix_shows_shares_of_true_phones(class_names):
-    figure = plotting._confusion_matrix_figure(**confusion_arguments(class_names))
+    figure = tasks_figures._confusion_matrix_figure(**confusion_arguments(class_names))
     axes = figure.axes[0]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("answered phone", "true phone")
     for labels in (axes.get_xticklabels(), axes.get_yticklabels()):
@@ -598,21 +617,21 @@ def test_confusion_matrix_shows_shares_of_true_phones(class_names):
 
 
 def test_confusion_matrix_without_any_frames(tmp_path):
-    plotting.plot_confusion_matrix(tmp_path / "figure.png", np.zeros((39, 39)), PHONES_39, "")
+    tasks_figures.plot_confusion_matrix(tmp_path / "figure.png", np.zeros((39, 39)), PHONES_39, "")
     assert os.listdir(tmp_path) == ["figure.png"]
 
 
 @pytest.mark.parametrize("shape", [(38, 39), (61, 61), (39,)])
 def test_confusion_matrix_of_another_size_is_refused(shape):
     with pytest.raises(ValueError, match=r"\(39, 39\) expected"):
-        plotting._confusion_matrix_figure(np.ones(shape), PHONES_39, "")
+        tasks_figures._confusion_matrix_figure(np.ones(shape), PHONES_39, "")
 
 
 # Memory
 
 
 def test_memory_shows_every_start_and_the_window():
-    figure = plotting._memory_figure(**memory_arguments(), title="")
+    figure = lmu_figures._memory_figure(**memory_arguments(), title="")
     axes = figure.axes[0]
     for i, (line, name) in enumerate(zip(axes.lines, memory_arguments()["r2_by_start"])):
         assert line.get_xdata().tolist() == list(range(21))
@@ -625,7 +644,7 @@ def test_memory_shows_every_start_and_the_window():
 
 
 def test_memory_worse_than_the_mean_is_not_cut_off():
-    figure = plotting._memory_figure({"lmu": [0.5, -0.2]}, None, "")
+    figure = lmu_figures._memory_figure({"lmu": [0.5, -0.2]}, None, "")
     assert figure.axes[0].get_ylim() == (-0.2, 1)
     assert len(figure.axes[0].lines) == 1
 
@@ -633,12 +652,12 @@ def test_memory_worse_than_the_mean_is_not_cut_off():
 @pytest.mark.parametrize("n", [0, 5])
 def test_memory_of_too_many_or_no_starts_is_refused(n):
     with pytest.raises(ValueError, match=f"{n} kinds of weights, 1 to 4 expected"):
-        plotting._memory_figure({str(i): [1] for i in range(n)}, None, "")
+        lmu_figures._memory_figure({str(i): [1] for i in range(n)}, None, "")
 
 
 def test_delayed_signals_lie_upon_each_other():
     arguments = memory_utterance_arguments()
-    figure = plotting._memory_utterance_figure(**arguments)
+    figure = lmu_figures._memory_utterance_figure(**arguments)
     signals, raster = figure.axes[:2]
     shifted, decoded, ideal = signals.lines
     assert [line.get_label() for line in signals.lines] == [
@@ -659,11 +678,11 @@ def test_delayed_signals_lie_upon_each_other():
 def test_memory_arrays_that_do_not_fit_are_refused():
     arguments = memory_utterance_arguments()
     with pytest.raises(ValueError, match="have 300, 300, 299 and 300 steps"):
-        plotting._memory_utterance_figure(**{**arguments, "decoded": arguments["decoded"][1:]})
+        lmu_figures._memory_utterance_figure(**{**arguments, "decoded": arguments["decoded"][1:]})
 
 
 def test_eigenvalues_are_shown_as_rates_of_the_window():
-    axes = plotting._eigenvalue_figure(**EIGENVALUES, title="").axes[0]
+    axes = lmu_figures._eigenvalue_figure(**EIGENVALUES, title="").axes[0]
     ideal, loop = axes.lines[:2]
     np.testing.assert_allclose(ideal.get_xydata(), [[-3, 4], [-3, -4]])
     np.testing.assert_allclose(loop.get_xydata(), [[-2, 1], [-2, -1]])

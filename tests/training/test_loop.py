@@ -27,7 +27,9 @@ import solve_timit_with_framewise_lstm as lstm  # noqa: E402
 from layers import event_driven  # noqa: E402
 from lmu import front_end  # noqa: E402
 from speech.dataset import Batch  # noqa: E402
-from toolbox import plotting  # noqa: E402
+from tasks import figures as task_figures
+from toolbox import plotting
+from training import figures as training_figures  # noqa: E402
 from training import loop  # noqa: E402
 
 SIZE = {lsnn: ["--n_regular=6", "--n_adaptive=4", "--n_repeat=1"], lstm: ["--n_lstm=8"]}
@@ -71,13 +73,16 @@ def train(tmp_path, monkeypatch):
     """Function that trains a tiny network; returns what it wrote."""
     monkeypatch.setattr(plotting, "DPI", 40)  # figures of full size take longer than training
     drawn = []
-    for name in ("plot_learning_curve", "plot_lsnn_utterance"):
+    for figures, name in (
+        (training_figures, "plot_learning_curve"),
+        (task_figures, "plot_lsnn_utterance"),
+    ):
 
-        def draw(path, *arguments, plot=getattr(plotting, name), **options):
+        def draw(path, *arguments, plot=getattr(figures, name), **options):
             plot(path, *arguments, **options)
             drawn.append(os.path.basename(path))
 
-        monkeypatch.setattr(plotting, name, draw)
+        monkeypatch.setattr(figures, name, draw)
 
     def run(script, dataset, *arguments):
         flag_values = parse(script, "--seed=1", *arguments)

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from faults import assert_same_run, interrupted_run, training_command
 
+from faults import assert_same_run, interrupted_run, training_command
 from helpers import REPOSITORY
 from toolbox import command_line
 from toolbox.command_line import Interrupted, UserError
@@ -19,9 +19,10 @@ command_line.import_tensorflow()
 
 import solve_timit_with_framewise_lsnn as lsnn  # noqa: E402
 import solve_timit_with_framewise_lstm as lstm  # noqa: E402
-from toolbox import plotting  # noqa: E402
+from tasks import figures as task_figures
 from training import (
     checkpoints,  # noqa: E402
+    figures,  # noqa: E402
     loop,  # noqa: E402
 )
 
@@ -77,8 +78,9 @@ def no_figures(monkeypatch):
         with open(path, "wb"):
             pass
 
-    for name in ("plot_learning_curve", "plot_lsnn_utterance", "plot_confusion_matrix"):
-        monkeypatch.setattr(plotting, name, draw)
+    monkeypatch.setattr(figures, "plot_learning_curve", draw)
+    for name in ("plot_lsnn_utterance", "plot_confusion_matrix"):
+        monkeypatch.setattr(task_figures, name, draw)
 
 
 def send(number):

@@ -1,0 +1,255 @@
+"""Figures of what a trained network answers."""
+
+from itertools import pairwise
+
+import numpy as np
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
+
+from speech.figures import (
+    FRAME_HOP_MS,
+    PHONE_FILL,
+    WRONG_FILL,
+    draw_phones,
+    phone_fill,
+    width_for_in,
+)
+from toolbox.plotting import (
+    CLASS_PT,
+    LABEL_PT,
+    TICK_PT,
+    VERMILION,
+    colour_bar,
+    draw_raster,
+    label_axes,
+    save_figure,
+    set_title,
+    stacked_panels,
+)
+
+ANNOTATED_SHARE = 0.05  # confusions below this stay a tint without a number
+
+
+def plot_lsnn_utterance(
+    path,
+    features,
+    spikes,
+    phns,
+    predictions,
+    logits,
+    class_names,
+    n_repeat,
+    n_regular,
+    title,
+    n_directions=2,
+):
+    """Write what an LSNN does with one utterance: features, spikes, class probabilities, answers.
+
+    Args:
+        path: the PNG file to write.
+        features: [frames, features], as the network is given them.
+        spikes: 0 or 1, [frames * n_repeat, neurons], first layer, all in the order of the
+            audio: forward regular, forward adaptive and, with two directions, backward regular,
+            backward adaptive neurons, as many backward as forward.
+        phns: int [frames], true class.
+        predictions: int [frames], the network's answer.
+        logits: [frames, classes]; one column more than `class_names` is the "blank" that the
+            reference's readout has.
+        class_names: name of every class.
+        n_repeat: simulated steps per frame.
+        n_regular: regular neurons per direction; the rest of a direction is adaptive.
+        title: one line.
+        n_directions: 1 or 2.
+
+    Raises:
+        ValueError: the arrays do not fit each other.
+    """
+    save_figure(
+        _lsnn_utterance_figure(
+            features,
+            spikes,
+            phns,
+            predictions,
+            logits,
+            class_names,
+            n_repeat,
+            n_regular,
+            title,
+            n_directions,
+        ),
+        path,
+    )
+
+
+def plot_confusion_matrix(path, counts, class_names, title):
+    """Write which share of each true phone's frames was taken for which phone.
+
+    Args:
+        path: the PNG file to write.
+        counts: frames, [true class, answered class]; a class without frames is shown empty.
+        class_names: name of every class, in the order of `counts`.
+        title: one line.
+
+    Raises:
+        ValueError: `counts` is not square, or its size is not that of `class_names`.
+    """
+    save_figure(_confusion_matrix_figure(counts, class_names, title), path)
+
+
+def _lsnn_utterance_figure(
+    features,
+    spikes,
+    phns,
+    predictions,
+    logits,
+    class_names,
+    n_repeat,
+    n_regular,
+    title,
+    n_directions=2,
+):
+    features, spikes, logits = (np.asarray(array) for array in (features, spikes, logits))
+    phns, predictions, class_names = np.asarray(phns), np.asarray(predictions), list(class_names)
+    n_frames = len(features)
+    if not n_frames or not len(phns) == len(predictions) == len(logits) == n_frames:
+        raise ValueError(
+            f"features, phns, predictions and logits have {n_frames}, {len(phns)}, "
+            f"{len(predictions)} and {len(logits)} frames: the same number expected, not 0"
+        )
+    if len(spikes) != n_frames * n_repeat:
+        raise ValueError(f"{len(spikes)} steps of spikes, {n_frames} * {n_repeat} expected")
+    n_neurons, left_over = divmod(spikes.shape[1], n_directions)
+    if left_over or not 0 <= n_regular <= n_neurons:
+        raise ValueError(
+            f"{spikes.shape[1]} neurons are not {n_directions} direction(s) of {n_regular} or more"
+        )
+    if logits.shape[1] == len(class_names) + 1:
+        class_names.append("blank")
+    if logits.shape[1] != len(class_names):
+        raise ValueError(f"{logits.shape[1]} logits for {len(class_names)} classes")
+
+    width_in = width_for_in(n_frames * FRAME_HOP_MS / 1000)
+    heights_in = (1.6, 0.55, 4.0, 0.55, 0.4 + 0.105 * len(class_names))
+    figure, grid, panels = stacked_panels(width_in, heights_in, title)
+    panels[0].set_xlim(0, n_frames)
+    feature_axes, true_axes, raster_axes, answer_axes, class_axes = panels
+
+    limit = np.percentile(np.abs(features), 99)
+    image = feature_axes.imshow(
+        features.T,
+        extent=(0, n_frames, -0.5, features.shape[1] - 0.5),
+        origin="lower",
+        aspect="auto",
+        interpolation="nearest",
+        cmap="PuOr_r",
+        vmin=-limit,
+        vmax=limit,
+    )
+    feature_axes.yaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 5, 10]))
+    label_axes(feature_axes, y="feature")
+    colour_bar(figure, grid[0, 1], image, "value\n(as given)")
+
+    true_runs = _runs(phns)
+    spans = [(start, end, class_names[phn]) for start, end, phn in true_runs]
+    draw_phones(true_axes, spans, [phone_fill(name) for _, _, name in spans])
+    label_axes(true_axes, y="true\nphones")
+
+    draw_raster(raster_axes, spikes, n_repeat, n_regular, n_directions)
+
+    # An answer's run may be right for a part of its length only: cut it where that changes.
+    cut = _runs(np.stack([predictions, phns == predictions], axis=1))
+    spans = [(start, end, class_names[answer]) for start, end, (answer, _) in cut]
+    fills = [PHONE_FILL if right else WRONG_FILL for *_, (_, right) in cut]
+    draw_phones(answer_axes, spans, fills, name_all=False)
+    label_axes(answer_axes, y="answers\n(orange:\nwrong)")
+
+    image = _draw_probabilities(class_axes, logits, class_names, true_runs)
+    label_axes(
+        class_axes,
+        x=f"frame (one: {FRAME_HOP_MS:g} ms of speech, {n_repeat} simulated steps)",
+        y="class (boxes: true phone)",
+    )
+    class_axes.tick_params(axis="y", labelsize=CLASS_PT)
+    colour_bar(figure, grid[4, 1], image, "probability")
+    return figure
+
+
+def _draw_probabilities(axes, logits, class_names, true_runs):
+    """Draw softmax(logits) with a box around the true class of every run; returns the image."""
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
+    image = axes.imshow(
+        probabilities.T,
+        extent=(0, len(logits), len(class_names) - 0.5, -0.5),
+        aspect="auto",
+        interpolation="nearest",
+        cmap="Greys",
+        vmin=0,
+        vmax=1,
+    )
+    for start, end, phn in true_runs:
+        box = Rectangle((start, phn - 0.5), end - start, 1, fill=False, edgecolor=VERMILION)
+        box.set_linewidth(0.8)
+        axes.add_patch(box)
+    axes.set_yticks(range(len(class_names)), class_names)
+    return image
+
+
+def _confusion_matrix_figure(counts, class_names, title):
+    counts = np.asarray(counts, np.float64)
+    n_classes = len(class_names)
+    if counts.shape != (n_classes, n_classes):
+        raise ValueError(f"counts are {counts.shape}, {(n_classes, n_classes)} expected")
+    totals = counts.sum(axis=1, keepdims=True)
+    # A phone that never occurred has no shares: NaN, drawn grey.
+    shares = np.divide(counts, totals, out=np.full_like(counts, np.nan), where=totals > 0)
+
+    matrix_in = 1 + 0.2 * n_classes
+    figure = Figure(figsize=(matrix_in + 2.2, matrix_in + 1), layout="compressed")
+    set_title(figure, title)
+    axes = figure.add_subplot()
+    axes.set_facecolor("0.85")
+    # The square root gives confusions of a few per cent a visible tint beside the diagonal.
+    image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
+    for true, answer in np.argwhere(shares >= ANNOTATED_SHARE):
+        axes.text(
+            answer,
+            true,
+            f"{100 * shares[true, answer]:.0f}",
+            ha="center",
+            va="center",
+            fontsize=6,
+            color="white" if shares[true, answer] > 0.35 else "black",
+        )
+    axes.set_xticks(range(n_classes), class_names, rotation=90)
+    axes.set_yticks(range(n_classes), class_names)
+    axes.set_xticks(np.arange(n_classes + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(n_classes + 1) - 0.5, minor=True)
+    axes.grid(which="minor", color="0.92", linewidth=0.4)
+    axes.tick_params(which="minor", length=0)
+    label_axes(axes, x="answered phone", y="true phone")
+
+    right = axes.secondary_yaxis("right")
+    right.set_yticks(range(n_classes), [f"{total:,.0f}" for total in totals[:, 0]])
+    label_axes(right, y="frames of the true phone")
+
+    bar = figure.colorbar(
+        image, ax=axes, shrink=0.6, aspect=40, ticks=[0, 0.01, 0.05, 0.1, 0.25, 0.5, 1]
+    )
+    bar.ax.set_yticklabels(["0", "1", "5", "10", "25", "50", "100"])
+    bar.ax.tick_params(labelsize=TICK_PT)
+    bar.set_label(
+        f"share of the true phone's frames (%; numbers from {100 * ANNOTATED_SHARE:.0f} on)",
+        fontsize=LABEL_PT,
+    )
+    return figure
+
+
+def _runs(values):
+    """(start, end, value) of every stretch of equal rows of `values` [frames] or [frames, k]."""
+    rows = values.reshape(len(values), -1)  # [frames, k]
+    changed = (rows[1:] != rows[:-1]).any(axis=1)
+    edges = [0, *(np.flatnonzero(changed) + 1), len(values)]
+    return [(start, end, values[start]) for start, end in pairwise(edges)]

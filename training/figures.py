@@ -1,0 +1,100 @@
+"""Figures of a run."""
+
+import numpy as np
+from matplotlib.ticker import MaxNLocator
+
+from toolbox.plotting import (
+    BLUE,
+    LABEL_PT,
+    ORANGE,
+    TICK_PT,
+    VERMILION,
+    label_axes,
+    save_figure,
+    stacked_panels,
+)
+
+
+def plot_learning_curve(path, evaluations, majority_error=None, title=""):
+    """Write frame error, loss and, where there are any, firing rates over training iterations.
+
+    Args:
+        path: the PNG file to write.
+        evaluations: a dict for every evaluation, in order, with `iteration`,
+            `develop_frame_error` (fraction), `develop_loss` (cross entropy in nats plus
+            penalties) and, where known (missing or None leaves a gap), `train_loss`,
+            `rate_hz_mean` and `rate_hz_max` (spikes per simulated second).
+        majority_error: frame error (fraction) of always answering the commonest phone.
+        title: one line.
+
+    Raises:
+        ValueError: no evaluations.
+    """
+    save_figure(_learning_curve_figure(evaluations, majority_error, title), path)
+
+
+def _learning_curve_figure(evaluations, majority_error, title):
+    if not evaluations:
+        raise ValueError("no evaluations to draw")
+
+    def series(key):
+        values = [evaluation.get(key) for evaluation in evaluations]
+        return np.array([np.nan if value is None else value for value in values], np.float64)
+
+    iterations = series("iteration")
+    rates_hz = {"mean over neurons": series("rate_hz_mean"), "fastest": series("rate_hz_max")}
+    spiking = any(np.isfinite(rates).any() for rates in rates_hz.values())
+    n_panels = 3 if spiking else 2
+    figure, _, panels = stacked_panels(7, (2.6,) + (1.9,) * (n_panels - 1), title)
+    margin = 0.04 * max(1, np.ptp(iterations))  # a lone evaluation, too, gets whole-number ticks
+    panels[0].set_xlim(iterations.min() - margin, max(iterations.max(), 1) + margin)
+    line = {"marker": ".", "linewidth": 1.4}
+
+    error_axes, loss_axes = panels[:2]
+    errors = series("develop_frame_error")
+    error_axes.plot(iterations, errors, color=BLUE, label="develop", **line)
+    if majority_error is not None:
+        error_axes.axhline(
+            majority_error, color="black", linestyle="--", linewidth=1, label="commonest phone only"
+        )
+    if np.isfinite(errors).any():
+        best = np.nanargmin(errors)
+        point = (iterations[best], errors[best])
+        error_axes.plot(
+            *point, "*", color=VERMILION, markersize=12, label=f"best, iteration {point[0]:.0f}"
+        )
+        error_axes.annotate(
+            f"{point[1]:.3f}",
+            point,
+            (0, -15 if point[1] > 0.15 else 9),
+            textcoords="offset points",
+            ha="center",
+            fontsize=LABEL_PT,
+            color=VERMILION,
+        )
+    error_axes.set_ylim(0, 1)
+    label_axes(error_axes, y="frame error (fraction)")
+
+    losses = {"develop": series("develop_loss"), "train": series("train_loss")}
+    for (name, values), colour in zip(losses.items(), (BLUE, ORANGE)):
+        loss_axes.plot(iterations, values, color=colour, label=name, **line)
+    values = np.concatenate(list(losses.values()))
+    values = values[np.isfinite(values)]
+    # A rate regulariser starts orders of magnitude above the cross entropy that is of interest.
+    if values.size and 0 < 20 * values.min() < values.max():
+        loss_axes.set_yscale("log")
+    label_axes(loss_axes, y="loss (nats,\nwith penalties)")
+
+    if spiking:
+        for (name, values), colour in zip(rates_hz.items(), (BLUE, ORANGE)):
+            panels[2].plot(iterations, values, color=colour, label=name, **line)
+        panels[2].set_ylim(bottom=0)
+        label_axes(panels[2], y="firing rate (Hz,\nsimulated time)")
+
+    for axes in panels:
+        axes.grid(color="0.9", linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.legend(fontsize=TICK_PT, frameon=False)
+    panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    label_axes(panels[-1], x="iteration")
+    return figure
