@@ -8,7 +8,7 @@ draws and runs it: nengo_gui looks for the name `model`. `lmu/nengo_network.py` 
 import numpy as np
 from scipy.signal import lfilter
 
-from layers import event_driven
+from layers import neurons
 from lmu import matched, nengo_network
 from lmu.matched import LmuSettings
 
@@ -22,7 +22,7 @@ def demonstration():
     frames = lfilter([1.0], [1.0, -0.98], frames, axis=0)  # correlated over 50 frames
     frames /= frames.std(axis=0)
     n_regular, n_adaptive = 100, 30
-    parameters = event_driven.alif_parameters(n_regular, n_adaptive)
+    parameters = neurons.alif_parameters(n_regular, n_adaptive)
     settings = LmuSettings(n_static=2, theta_ms=400, order=3, n_channels=1, drive_std=0)
     memory = matched.ideal_memory([frames], parameters, settings, random_generator)
     return nengo_network.network_for(memory, parameters, n_regular, settings, random_generator)[0]

@@ -8,89 +8,75 @@ development set and 0.42 on the test set (README.md has the errors of all rules)
 """
 
 import numpy as np
-from absl import flags
 
 from toolbox import command_line
 
 command_line.import_tensorflow()
 
-import tensorflow as tf  # noqa: E402
-
-import eprop  # noqa: E402
 import models  # noqa: E402
-from training import loop  # noqa: E402
-
-SCRIPT = "solve_timit_with_framewise_lstm"
+from lmu import front_end  # noqa: E402
+from tasks import framewise  # noqa: E402
+from training import devices, flags, loop  # noqa: E402
 
 
 def define_flags(flag_values):
-    loop.define_flags(
-        flag_values,
+    define = command_line.Definer(flag_values)
+    framewise.define_flags(define)
+    front_end.define_flags(define)
+    flags.define_flags(
+        define,
         n_epochs=30,
         lr_decay_every=500,
         readout_decay=1e-3,
         ramping_learning_rate=False,
     )
-    both = {"flag_values": flag_values}
-    flags.DEFINE_integer("n_lstm", 200, "cells per direction", 1, **both)
-    flags.DEFINE_bool("lstm", True, "LSTM cells, else plain tanh cells (BPTT only)", **both)
-    flags.DEFINE_float(
-        "init_scale", 0.0, "kernels uniform in +-init_scale; 0: Glorot uniform", 0, **both
-    )
-    flags.DEFINE_enum(
-        "engine",
-        "auto",
-        ["auto", *models.LSTM_ENGINES],
-        "dense: TensorFlow, any device; fused: one compiled loop, CPU, LSTM cells; auto: fused "
-        "where it can",
-        **both,
-    )
+    models.define_lstm_flags(define)
 
 
 def check_flags(flag_values):
     """Raise UserError for flags that do not go together."""
-    loop.check_flags(flag_values)
-    if flag_values.eprop and not flag_values.lstm:
-        raise command_line.UserError(
-            f"--nolstm with --eprop={flag_values.eprop}: plain tanh cells train by BPTT only; "
-            "leave out one of the two"
-        )
-    if flag_values.engine == "fused" and not flag_values.lstm:
-        raise command_line.UserError(
-            "--nolstm with --engine=fused: plain tanh cells have the dense engine only; leave out "
-            "one of the two"
-        )
+    flags.check_flags(flag_values)
+    framewise.check_flags(flag_values)
+    front_end.check_flags(flag_values)
+    models.LstmConfig.from_flags(flag_values, choose_engine(flag_values))
 
 
 def choose_engine(flag_values):
     """The engine that `--engine` names; `auto` is `fused`, for LSTM cells without a visible GPU."""
-    if flag_values.engine != "auto":
-        return flag_values.engine
-    if not flag_values.lstm or tf.config.list_physical_devices("GPU"):
-        return "dense"
-    return "fused"
+    return devices.choose_engine(flag_values.engine, "fused" if flag_values.lstm else "dense")
 
 
-def make_network(flag_values, dataset, seed):
-    """The LSTM that the flags describe."""
-    return models.Lstm(
-        dataset.n_features,
-        dataset.n_phns,
-        eprop.rule_of_flag(flag_values.eprop),
-        flag_values.n_lstm,
-        np.random.default_rng([seed, loop.STREAM_WEIGHTS]),
-        lstm=flag_values.lstm,
-        init_scale=flag_values.init_scale,
-        l2=flag_values.l2,
-        reference_quirks=flag_values.reference_quirks,
-        engine=choose_engine(flag_values),
+def make_task(flag_values):
+    """The data that the flags name, as a task; the authors' padding counts in its loss."""
+    return framewise.Framewise.from_flags(
+        flag_values,
+        padding_counts=flag_values.reference_quirks,
+        make_front_end=front_end.from_flags(flag_values),
     )
 
 
+def make_network(flag_values, task, seed):
+    """The LSTM that the flags describe."""
+    return models.Lstm(
+        models.LstmConfig.from_flags(flag_values, choose_engine(flag_values)),
+        task.n_features,
+        task.n_classes,
+        np.random.default_rng([seed, devices.STREAM_WEIGHTS]),
+    )
+
+
+EXPERIMENT = loop.Experiment(
+    script="solve_timit_with_framewise_lstm",
+    define_flags=define_flags,
+    check_flags=check_flags,
+    make_task=make_task,
+    make_network=make_network,
+    trained_part=lambda flag_values, network: network,
+)
+
+
 def main(flag_values):
-    flag_values = loop.resumed_flags(flag_values, define_flags, SCRIPT)
-    check_flags(flag_values)
-    loop.run(flag_values, SCRIPT, make_network)
+    loop.run(EXPERIMENT, flag_values)
 
 
 if __name__ == "__main__":

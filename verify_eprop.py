@@ -18,12 +18,10 @@ fails.
 
 import json
 import os
-import types
 import zipfile
 from typing import NamedTuple
 
 import numpy as np
-from absl import flags
 
 from toolbox import command_line
 
@@ -32,29 +30,31 @@ command_line.import_tensorflow()
 import tensorflow as tf  # noqa: E402
 
 import eprop  # noqa: E402
-import models  # noqa: E402
-from layers import event_driven  # noqa: E402
-from training import loop  # noqa: E402
+import models
+from layers import neurons  # noqa: E402
+from layers.alif import ENGINES  # noqa: E402
+from layers.lstm import FORGET_BIAS, LSTM_ENGINES, N_DIRECTIONS  # noqa: E402
+from tasks.framewise import cross_entropy  # noqa: E402
+from training.steps import compute_gradients, make_optimizer  # noqa: E402
 
 PROOF_TOLERANCE = 1e-10  # relative, float64
 LIVE_NORM = 1e-6
 VECTOR_TOLERANCE = 1e-4  # relative, float32
-ENGINES = tuple(dict.fromkeys((*models.ENGINES, *models.LSTM_ENGINES)))
+ALL_ENGINES = tuple(dict.fromkeys((*ENGINES, *LSTM_ENGINES)))
 
 
 def define_flags(flag_values):
-    flags.DEFINE_multi_string(
+    define = command_line.Definer(flag_values)
+    define.multi_string(
         "vectors",
         [],
         "file or folder of recorded vectors (.npz) to compare with; more may follow as arguments",
-        flag_values=flag_values,
     )
-    flags.DEFINE_enum(
+    define.enum(
         "engine",
         "dense",
-        ENGINES,
+        ALL_ENGINES,
         "engine for --vectors: event is the LSNN's, fused the LSTM's; the other one stays on dense",
-        flag_values=flag_values,
     )
 
 
@@ -91,7 +91,7 @@ def make_case(kind, rule, reference_quirks=False, seed=1):
     seq_len = np.array([frames, frames - 2, frames - 3], np.int32)
     features[np.arange(frames) >= seq_len[:, None]] = 0
     if kind == "lsnn":
-        parameters = event_driven.alif_parameters(
+        parameters = neurons.alif_parameters(
             5,
             4,
             tau_v=[20, 10, 20, 30, 20, 10, 20, 20, 15],
@@ -99,11 +99,13 @@ def make_case(kind, rule, reference_quirks=False, seed=1):
             n_ref=3,
             reference_quirks=reference_quirks,
         )
-        network = models.Lsnn(
-            n_features, n_classes, rule, parameters, random_generator, dtype=tf.float64
-        )
+        config = models.LsnnConfig(rule=rule, parameters=parameters, dtype=tf.float64)
+        # The authors' readout has a class more than there are phones.
+        n_outputs = n_classes + reference_quirks
+        network = models.Lsnn(config, n_features, n_outputs, random_generator)
     else:
-        network = models.Lstm(n_features, n_classes, rule, 6, random_generator, dtype=tf.float64)
+        config = models.LstmConfig(rule=rule, n_lstm=6, dtype=tf.float64)
+        network = models.Lstm(config, n_features, n_classes, random_generator)
     quirks = ", authors' semantics" if reference_quirks else ""
     return Case(f"{kind} {rule}{quirks}", network, features, phns, seq_len)
 
@@ -119,12 +121,13 @@ def traced_gradients(case):
     is_lsnn = network.is_spiking
     n_steps = case.features.shape[1] * (network.parameters.n_repeat if is_lsnn else 1)
     n_units = layer.w_in.shape[-1] if is_lsnn else layer.n_cells
-    probe = tf.zeros([models.N_DIRECTIONS, len(case.seq_len), n_steps, n_units], tf.float64)
+    probe = tf.zeros([N_DIRECTIONS, len(case.seq_len), n_steps, n_units], tf.float64)
     parameters = {name: w for name, w in network.weights().items() if name.startswith("layer0")}
     with tf.GradientTape() as tape:
         tape.watch(probe)
         output, record = network.recorded(case.features, case.seq_len, probe)
-        losses = network.losses(output, case.phns, case.seq_len)
+        prediction = cross_entropy(output.logits, case.phns, case.seq_len)
+        losses = network.losses(output, prediction, case.seq_len)
         loss = losses.prediction + losses.rate
     *automatic, signal = tape.gradient(loss, [*parameters.values(), probe])
     automatic = dict(zip(parameters, (g.numpy() for g in automatic)))
@@ -158,7 +161,7 @@ def _alif_traced(layer, record, signal):
                     parameters.rho,
                     parameters.beta,
                 )
-                for d in range(models.N_DIRECTIONS)
+                for d in range(N_DIRECTIONS)
             ]
         )
         for name, pre in pres.items()
@@ -173,7 +176,7 @@ def _lstm_traced(layer, record, signal):
     gradients = np.stack(
         [
             eprop.lstm_gradient(pre[d], record.gates[d], record.c[d], signal[d])
-            for d in range(models.N_DIRECTIONS)
+            for d in range(N_DIRECTIONS)
         ]
     )
     return {"layer0/kernel": gradients[:, :-1], "layer0/bias": gradients[:, -1]}
@@ -275,23 +278,21 @@ def network_of_vectors(vectors, engine):
     rule = eprop.rule_of_flag(settings["eprop"])
     random_generator = np.random.default_rng(0)  # all weights are replaced
     if "n_lstm" in settings:
-        for name, only in (("activation", "tanh"), ("forget_bias", models.FORGET_BIAS)):
+        for name, only in (("activation", "tanh"), ("forget_bias", FORGET_BIAS)):
             if settings.get(name, only) != only:
                 raise command_line.UserError(
                     f"recorded with {name} {settings[name]}: the LSTM here has {only}"
                 )
-        network = models.Lstm(
-            settings["n_features"],
-            settings["n_phns"],
-            rule,
-            settings["n_lstm"],
-            random_generator,
+        config = models.LstmConfig(
+            rule=rule,
+            n_lstm=settings["n_lstm"],
             l2=settings["l2"],
             reference_quirks=True,
-            engine=engine if engine in models.LSTM_ENGINES else "dense",
+            engine=engine if engine in LSTM_ENGINES else "dense",
         )
+        network = models.Lstm(config, settings["n_features"], settings["n_phns"], random_generator)
     else:
-        parameters = event_driven.alif_parameters(
+        parameters = neurons.alif_parameters(
             settings["n_regular"],
             settings["n_adaptive"],
             tau_v=settings["tauv"],
@@ -303,15 +304,14 @@ def network_of_vectors(vectors, engine):
             reference_quirks=True,
         )
         options = "n_layer tau_out psp_out readout_bias loss_from_all_layers reg reg_rate l2"
-        network = models.Lsnn(
-            settings["n_features"],
-            settings["n_phns"],
-            rule,
-            parameters,
-            random_generator,
-            engine=engine if engine in models.ENGINES else "dense",
+        config = models.LsnnConfig(
+            rule=rule,
+            parameters=parameters,
+            engine=engine if engine in ENGINES else "dense",
             **{name: settings[name] for name in options.split()},
         )
+        n_outputs = settings["n_phns"] + 1  # the authors' readout has a "blank"
+        network = models.Lsnn(config, settings["n_features"], n_outputs, random_generator)
     for names, variable in recorded_names(network).values():
         variable.assign(_recorded(vectors, "weight/", names))
     return network
@@ -344,8 +344,14 @@ def compare(vectors, engine):
     network = network_of_vectors(vectors, engine)
     variables = network.trainable_variables
     batch = (vectors["features"], vectors["phns"], vectors["seq_len"])
+
+    def losses_of_utterances(logits, phns, seq_len):
+        if not network.is_spiking:  # the authors' LSTM: padding counts
+            seq_len = np.full(len(seq_len), phns.shape[1])
+        return cross_entropy(logits, phns, seq_len)
+
     # Eagerly: the cases are small, and a graph for each file takes longer than its few steps.
-    step = lambda: loop.compute_gradients(network, variables, *batch)
+    step = lambda: compute_gradients(network, losses_of_utterances, variables, *batch)
     if any(name.startswith("step0/") for name in vectors):
         return _compare_trace(vectors, network, variables, step)
     output, losses, gradients = step()
@@ -363,13 +369,11 @@ def compare(vectors, engine):
 def _compare_trace(vectors, network, variables, step):
     """Follow a recorded optimisation: weights and gradients before and after every step."""
     settings = json.loads(str(vectors["settings_json"]))
-    flag_values = types.SimpleNamespace(
-        adam=True,
+    optimizer = make_optimizer(
+        network,
         momentum=float(vectors["opt/momentum"]),
         adam_epsilon=float(vectors["opt/adam_epsilon"]),
-        cell_lr_factor=1.0,
     )
-    optimizer = loop.make_optimizer(flag_values, network)
     optimizer.learning_rate.assign(float(vectors["opt/lr"]))
     optimizer.build(variables)
     readout_decay = float(vectors.get("opt/readout_decay", settings.get("readout_decay", 0)))

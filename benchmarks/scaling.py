@@ -171,12 +171,12 @@ def measure_peak_gb(settings):
     """Peak memory of a process that trains one network; runs in a child."""
     import steps
 
-    from training import loop
+    from training import reporting
 
     step = steps.TrainingStep(steps.StepSettings(**settings))
     for _ in range(3):
         step.seconds()
-    return loop.peak_memory_gb()
+    return reporting.peak_memory_gb()
 
 
 def bytes_per_neuron_step(flag_values, base):

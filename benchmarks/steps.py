@@ -1,6 +1,6 @@
 """A training step of a network on made-up data, to be timed: what the training scripts run.
 
-The network is made by `make_network` of its script and trained by `training.make_train_step`:
+The network is made by `make_network` of its script and trained by `training.steps.make_train_step`:
 forward pass, loss, backward pass and Adam. The learning rate is 0, so that the network fires in
 the last step as in the first. Importing this module imports TensorFlow.
 """
@@ -19,12 +19,11 @@ command_line.import_tensorflow()
 
 import tensorflow as tf  # noqa: E402
 
-import models  # noqa: E402
-from layers import (
-    event_driven,  # noqa: E402
-    fused_lstm,  # noqa: E402
-)
-from training import loop  # noqa: E402
+from layers import event_driven, fused_lstm  # noqa: E402
+from layers.lstm import N_DIRECTIONS  # noqa: E402
+from tasks.framewise import Framewise, cross_entropy  # noqa: E402
+from training import devices  # noqa: E402
+from training.steps import make_optimizer, make_train_step  # noqa: E402
 
 # Several networks in one process, each with a step of its own, are meant here.
 tf.get_logger().setLevel("ERROR")
@@ -55,11 +54,14 @@ class StepSettings(NamedTuple):
     seed: int
 
 
-class _DataSize(NamedTuple):
-    """What `make_network` asks of a data set."""
+class _Noise(NamedTuple):
+    """The framewise task of made-up data: what network and step ask of it."""
 
     n_features: int
-    n_phns: int
+    n_classes: int
+    dataset: None = None
+    targets_spec = Framewise.targets_spec
+    losses = staticmethod(cross_entropy)
 
 
 class TrainingStep:
@@ -76,19 +78,23 @@ class TrainingStep:
         script = importlib.import_module(f"solve_timit_with_framewise_{settings.model}")
         flag_values, _ = command_line.parse_flags(script.define_flags, _arguments(settings))
         with contextlib.redirect_stdout(None):  # it says what it chose, for every network again
-            loop.set_up_devices(flag_values)
-        seed = loop.set_up_seed(flag_values)
+            devices.set_up_devices(-1, settings.n_threads, settings.batch)
+        seed = devices.set_up_seed(settings.seed)
         self.batch = _noise_batch(settings)
-        size = _DataSize(settings.n_features, settings.n_classes)
-        self.network = script.make_network(flag_values, size, seed)
+        task = _Noise(settings.n_features, settings.n_classes)
+        self.network = script.make_network(flag_values, task, seed)
         self.weight_scale = None
         if settings.model == "lsnn":
             self.weight_scale = _set_rate(self.network, self.batch[0], settings.rate_hz)
         if settings.engine == "keras":
             self.network.layers = [KerasLstmLayer(settings.n_units, settings.n_features)]
-        optimizer = loop.make_optimizer(flag_values, self.network)
-        self._train_step = loop.make_train_step(
-            self.network, optimizer, self.network.trainable_variables, flag_values, seed
+        self._train_step = make_train_step(
+            self.network,
+            task,
+            make_optimizer(self.network),
+            self.network.trainable_variables,
+            seed,
+            flag_values.readout_decay,
         )
 
     def seconds(self):
@@ -102,7 +108,9 @@ class TrainingStep:
         if not self.network.is_spiking:
             return None
         features, _, seq_len = self.batch
-        activity = tf.function(lambda f, s: self.network(f, s).activity)(features, seq_len)
+        activity = tf.function(
+            lambda f, s: self.network(f, s).activity, autograph=False
+        )(features, seq_len)
         return 1000 * float(tf.reduce_mean(activity))  # spikes a ms -> Hz
 
 
@@ -133,7 +141,7 @@ class EngineClock:
 
 
 class KerasLstmLayer(tf.Module):
-    """Keras' bidirectional LSTM layer in the place of models.LstmLayer, for BPTT.
+    """Keras' bidirectional LSTM layer in the place of layers.lstm.LstmLayer, for BPTT.
 
     It gets no mask: the utterances here have no padding, and Keras is quicker without.
     """
@@ -199,7 +207,7 @@ def _set_rate(network, features, rate_hz):
     (layer,) = network.layers
     w_in, w_rec = layer.w_in.numpy(), layer.w_rec.numpy()
     current = np.einsum("bti,dio->btdo", features[:N_RATE_UTTERANCES], w_in)
-    reverse = [d == 1 for d in range(models.N_DIRECTIONS)]
+    reverse = [d == 1 for d in range(N_DIRECTIONS)]
 
     def rate(scale):
         scale = np.float32(scale)

@@ -103,12 +103,12 @@ def measure(settings, repeats):
     """A row of results; to be run in a process of its own."""
     import steps  # imports TensorFlow, which the process that starts this one must not
 
-    from training import loop
+    from training import reporting
 
     step = steps.TrainingStep(steps.StepSettings(**settings))
     warm_up = [step.seconds() for _ in range(N_WARM_UP)]
     seconds = [step.seconds() for _ in range(repeats)]
-    peak_gb = loop.peak_memory_gb()
+    peak_gb = reporting.peak_memory_gb()
     return {
         **settings,
         "weight_scale": step.weight_scale,

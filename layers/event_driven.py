@@ -6,36 +6,14 @@ compiled with Numba, run in parallel over the utterances of a batch and need no 
 directions (the forward and the backward cell of a bidirectional layer) go through one call. A
 layer whose spikes feed another one is run with one step a frame: only then are they all returned.
 
-Dynamics, per neuron and step of `dt_ms` = 1 (t counts steps, f frames, R steps a frame):
-
-    I_t = x_f + z_{t-1} W                                             (1)
-    a_t = rho a_{t-1} + z_{t-1}                                       (2)
-    v_t = alpha v_{t-1} + I_t - thr z_{t-1}                           (3)
-    s_t = (v_t - thr - beta a_t) / thr                                (4)
-    z_t = 1 if s_t > 0 and r_{t-1} <= 0.1 else 0                      (5)
-    r_t = clip(r_{t-1} + n_ref z_t - 1, 0, n_ref)                     (6)
-    psi_t = dampening_factor max(0, 1 - |s_t|) / thr, 0 if refractory (7)
-
-and their gradient, with g_t the derivative of the loss by z_t from everything above the layer:
-
-    BPTT    zbar_t = g_t + W delta_{t+1} - thr delta_{t+1} + abar_{t+1}   (8)
-    e-prop  zbar_t = g_t + abar_{t+1}                                     (9)
-    delta_t = psi_t zbar_t + alpha delta_{t+1}
-    abar_t = rho abar_{t+1} - beta psi_t zbar_t                          (10)
-    dx_f = sum of delta_t over the frame;  dW = offdiag sum z_{t-1}^T delta_t  (11)
+Dynamics and gradients are equations (1) to (11) of `neurons`, with these names:
 
     symbol  name here                unit, shape
-    x       current                  potential a step, [batch, frames, directions, n]
-    W       w_rec, row = presynaptic potential a spike, [directions, n, n]; its diagonal is ignored
-    alpha, rho                       decay of potential and adaptation a step, [n]
-    beta    strength of adaptation   potential a spike, [n]; 0 for a regular neuron
-    thr     baseline threshold       potential, [n]
+    x W_in  current                  potential a step, [batch, frames, directions, n]; its gradient is
+                                     the sum of delta_t over the frame
+    W_rec   w_rec, row = presynaptic potential a spike, [directions, n, n]; its diagonal is ignored
+    alpha, rho, beta, thr            of `AlifParameters`, [n]
     z       spike, 1 or 0; what is returned is its mean over each frame's R steps
-
-`reference_quirks` takes two things over from the published code: a_t counts also the crossings of
-the threshold that refractoriness silences, through an unmasked psi, that is zbar_t = open_t (...) +
-abar_{t+1} with open_t = [r_{t-1} <= 0.1]; and the simulation runs on through the padding.
-For `dt_ms` other than 1 a spike has the height 1/dt_ms in (1), (2), (6) and in the returned mean.
 
 How it is made fast, and small:
 - One pass over the neurons does (2)-(4) for step t and the decays for step t + 1; it has no
@@ -45,90 +23,27 @@ How it is made fast, and small:
 - Only those bits are stored, and v and a once in a block of about 64 steps. The backward pass
   computes psi again, block by block, in a buffer that stays in the processor's cache.
 - Each sum is taken in a fixed order, whatever the number of threads: equal input, equal output.
-
-Threads: the kernels release Python's global lock and run in a pool of this module's own. Numba's
-threading layers are not used: its default one aborts when two Python threads call it at once,
-and the OpenMP one starts a team for each caller, which then compete with TensorFlow's threads.
-NUMBA_NUM_THREADS, or else OMP_NUM_THREADS, sets the size of the pool; without either it is the
-number of cores the process may use.
 """
 
-import collections
-import concurrent.futures
-import os
-import threading
 from typing import NamedTuple
 
 import numpy as np
 from numba import njit, types
 from numba.extending import intrinsic
 
+from layers.arguments import (
+    aligned_empty,
+    checked_array,
+    checked_directions,
+    checked_lengths,
+)
+from layers.neurons import silent_steps
+from layers.threads import run_chunks
+
 RULES = ("bptt", "eprop")
 BLOCK_STEPS = 64  # between two stored states; psi of so many should fit a level-2 cache
 CHUNKS_PER_DIRECTION = 8  # pieces of a batch that are handed to the threads
 WORD_BITS = 64
-ALIGNMENT_BYTES = 64  # a cache line, and what TensorFlow asks of an array it takes without a copy
-
-
-class AlifParameters(NamedTuple):
-    """Constants of a layer, the same for all its directions."""
-
-    alpha: np.ndarray  # [n]
-    rho: np.ndarray  # [n]
-    beta: np.ndarray  # [n]
-    thr: np.ndarray  # [n]
-    dampening_factor: float = 0.3
-    n_ref: float = 2  # 2 gives one silent step after a spike, see (6)
-    n_repeat: int = 5  # steps a frame
-    rec: bool = True  # False: no recurrent weights; the reset stays
-    reference_quirks: bool = False
-    dt_ms: float = 1.0
-
-
-def alif_parameters(
-    n_regular,
-    n_adaptive,
-    tau_v=20.0,
-    tau_a=200.0,
-    thr=0.01,
-    beta=1.8,
-    n_ref=2,
-    dampening_factor=0.3,
-    dt=1.0,
-    n_repeat=5,
-    rec=True,
-    reference_quirks=False,
-):
-    """Parameters of `n_regular` leaky and then `n_adaptive` adaptive neurons.
-
-    `tau_v` and `tau_a` in ms are numbers or have one value a neuron. As (3) adds currents
-    without (1 - alpha), `thr` becomes thr / (1 - alpha), `beta` beta (1 - rho) / (1 - alpha).
-
-    Returns:
-        `AlifParameters`.
-    """
-    n_neurons = n_regular + n_adaptive
-    alpha = np.exp(-dt / np.broadcast_to(np.asarray(tau_v, float), n_neurons))
-    rho = np.exp(-dt / np.broadcast_to(np.asarray(tau_a, float), n_neurons))
-    is_adaptive = np.arange(n_neurons) >= n_regular
-    return AlifParameters(
-        alpha=alpha,
-        rho=rho,
-        beta=is_adaptive * beta * (1 - rho) / (1 - alpha),
-        thr=thr / (1 - alpha),
-        dampening_factor=dampening_factor,
-        n_ref=float(n_ref),
-        n_repeat=n_repeat,
-        rec=rec,
-        reference_quirks=reference_quirks,
-        dt_ms=dt,
-    )
-
-
-def scaled_normal(random_generator, n_in, n_out, weight_scale, directions=2):
-    """[directions, n_in, n_out] initial weights of a layer, weight_scale * N(0, 1) / sqrt(n_in)."""
-    shape = (directions, n_in, n_out)
-    return weight_scale * random_generator.standard_normal(shape) / np.sqrt(n_in)
 
 
 class Saved(NamedTuple):
@@ -274,17 +189,6 @@ def unpack_spikes(spikes, n):
     return np.unpackbits(as_bytes, axis=-1, count=n, bitorder="little")
 
 
-def thread_count():
-    """Number of threads that work on a batch, see the head of this module."""
-    for name in ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS"):
-        first = os.environ.get(name, "").split(",")[0].strip()  # OpenMP allows a list, by level
-        if first.isdecimal() and int(first) > 0:
-            return int(first)
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 class _Layer(NamedTuple):
     """Checked arguments of a call, in the form the kernels take."""
 
@@ -365,84 +269,11 @@ def _checked_saved(saved, layer):
     )
 
 
-def checked_lengths(seq_len, batch, frames):
-    """`seq_len` as int64 [batch], each from 0 to `frames`; None: all frames."""
-    if seq_len is None:
-        return np.full(batch, frames, np.int64)
-    n_frames = np.array(seq_len, np.int64)
-    if n_frames.shape != (batch,) or np.any(n_frames < 0) or np.any(n_frames > frames):
-        raise ValueError(f"seq_len is {seq_len}, expected {batch} numbers from 0 to {frames}")
-    return n_frames
-
-
-def checked_directions(reverse, directions):
-    """`reverse` as bool [directions]; None: none is reversed."""
-    reverse = np.zeros(directions, bool) if reverse is None else np.array(reverse, bool)
-    if reverse.shape != (directions,):
-        raise ValueError(f"reverse has shape {reverse.shape}, expected {(directions,)}")
-    return reverse
-
-
-def checked_array(name, array, dtype, shape):
-    """A contiguous view that is not writable: Numba compiles for each kind of array anew."""
-    view = np.ascontiguousarray(array, dtype).view()
-    if view.shape != tuple(shape):
-        raise ValueError(f"{name} has shape {view.shape}, expected {tuple(shape)}")
-    view.flags.writeable = False
-    return view
-
-
-def aligned_empty(shape, dtype):
-    """`np.empty` that begins at a cache line."""
-    n_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    raw = np.empty(n_bytes + ALIGNMENT_BYTES, np.uint8)
-    start = -raw.ctypes.data % ALIGNMENT_BYTES
-    return raw[start : start + n_bytes].view(dtype).reshape(shape)
-
-
-def silent_steps(n_ref, dt_ms):
-    """How many steps after a spike cannot spike, by (6).
-
-    Raises:
-        ValueError: the number is not the same after every spike, because less than a step of
-            refractoriness is left over when the neuron opens again.
-    """
-    left = min(max(n_ref / dt_ms - 1, 0), n_ref)
-    n_silent = 0
-    while left > 0.1:
-        n_silent += 1
-        left = max(left - 1, 0)
-    if left > 1e-6:  # more than rounding
-        raise ValueError(f"n_ref = {n_ref} with dt_ms = {dt_ms} leaves a fraction of a silent step")
-    return n_silent
-
-
 def _chunks(batch, directions):
     """(direction, first, last) of the pieces of work; the same for any number of threads."""
     pieces = max(1, min(batch, CHUNKS_PER_DIRECTION))
     edges = [batch * i // pieces for i in range(pieces + 1)]
     return [(d, *span) for d in range(directions) for span in zip(edges[:-1], edges[1:])]
-
-
-_pools = {}
-_pools_lock = threading.Lock()
-
-
-def run_chunks(function, chunks):
-    """Yield `function(*chunk)` for all chunks, in their order, computed by the pool."""
-    n_threads = thread_count()
-    if n_threads == 1 or len(chunks) == 1:
-        for chunk in chunks:
-            yield function(*chunk)
-        return
-    with _pools_lock:
-        key = (os.getpid(), n_threads)  # a forked process has none of its parent's threads
-        if key not in _pools:
-            _pools[key] = concurrent.futures.ThreadPoolExecutor(n_threads, "event_driven")
-        pool = _pools[key]
-    pending = collections.deque(pool.submit(function, *chunk) for chunk in chunks)
-    while pending:
-        yield pending.popleft().result()
 
 
 # Kernels. Without `fastmath` Numba keeps the order of operations, so that a spike does not depend

@@ -54,13 +54,13 @@ from numba import njit, types
 from numba.extending import intrinsic, overload
 from numba.np.numpy_support import as_dtype
 
-from layers.event_driven import (
+from layers.arguments import (
     aligned_empty,
     checked_array,
     checked_directions,
     checked_lengths,
-    run_chunks,
 )
+from layers.threads import run_chunks
 
 RULES = ("bptt", "eprop")
 GROUP = 4  # utterances that go through time together, the rows of `_add_product`'s tile

@@ -16,9 +16,43 @@ import numpy as np
 
 from lmu import legendre
 from lmu.memory import principal_directions
-from toolbox.command_line import UserError
+from toolbox.command_line import UserError, check_unread
 
 KINDS = ("lmu", "delayed_frames")
+FLAGS = ("front_end_channels", "front_end_order", "front_end_theta_ms")
+
+
+def define_flags(define):
+    """Define `--front_end` and `FLAGS`; `define` is a command_line.Definer."""
+    define.enum(
+        "front_end",
+        None,
+        KINDS,
+        "append the past to the features: the state of an ideal Legendre memory, or delayed frames",
+    )
+    define.integer("front_end_channels", 4, "principal components of the static features in it", 1)
+    define.integer("front_end_order", 4, "columns for each of them", 1)
+    define.float("front_end_theta_ms", 200.0, "its memory, ms of speech", 1)
+
+
+def check_flags(flag_values):
+    """Raise UserError for flags of a front end that is not there."""
+    if not flag_values.front_end:
+        check_unread(flag_values, FLAGS, "--front_end")
+
+
+def from_flags(flag_values):
+    """Function (training features, static columns) -> front end; None where there is none."""
+    if not flag_values.front_end:
+        return None
+    return lambda utterances, n_static: make_front_end(
+        flag_values.front_end,
+        utterances,
+        n_static,
+        flag_values.front_end_channels,
+        flag_values.front_end_order,
+        flag_values.front_end_theta_ms,
+    )
 
 
 def make_front_end(kind, utterances, n_static, n_channels, order, theta_ms):

@@ -8,14 +8,15 @@ import sys
 
 import numpy as np
 import pytest
-from signals import N_STATIC, speech_like
 
 import lmu_init
 import timit_processing
 from helpers import REPOSITORY, assert_user_error, run_in
-from layers.event_driven import alif_parameters
-from lmu import memory
+from layers.neurons import alif_parameters
+from lmu import flags as lmu_flags
+from lmu import memory, report, seeding
 from lmu.matched import LmuSettings
+from signals import N_STATIC, speech_like
 from speech.dataset import Split, TimitDataset
 from toolbox.command_line import UserError, parse_flags
 
@@ -38,7 +39,7 @@ def utterances():
 def seed_small(utterances, seed=1, n_regular=40, n_adaptive=10, settings=SMALL, **options):
     parameters = alif_parameters(n_regular, n_adaptive)
     rng = np.random.default_rng(seed)
-    return lmu_init.seed_layer(
+    return seeding.seed_layer(
         utterances, parameters, n_regular, settings, rng, say=quiet, **options
     )
 
@@ -58,7 +59,7 @@ def test_needs_no_tensorflow():
 
 
 def test_the_defaults_are_those_of_the_study():
-    settings = lmu_init.lmu_settings(flag_values(), n_static=13)
+    settings = lmu_flags.settings_from_flags(flag_values(), n_static=13)
     assert settings == LmuSettings(
         n_static=13,
         theta_ms=100.0,
@@ -94,7 +95,7 @@ def test_the_defaults_are_those_of_the_study():
 )
 def test_flags_that_cannot_work(arguments, words):
     with pytest.raises(UserError, match=words):
-        lmu_init.check_lmu_flags(flag_values(*arguments), quiet)
+        lmu_flags.check_flags(flag_values(*arguments), quiet)
 
 
 @pytest.mark.parametrize(
@@ -107,14 +108,14 @@ def test_flags_that_cannot_work(arguments, words):
 )
 def test_time_constants_that_nengo_does_not_simulate_are_free(arguments):
     lines = []
-    lmu_init.check_lmu_flags(flag_values(*arguments), lines.append)
+    lmu_flags.check_flags(flag_values(*arguments), lines.append)
     assert not any("tau" in line for line in lines)
 
 
 @pytest.mark.parametrize("tau_v, tau_a", [(1, 1), (1e9, 1e9), (20, 0.5)])
 def test_nengo_simulates_the_time_constants_that_are_let_through(tau_v, tau_a, utterances):
     """At the bounds of the check; half a step is what --tau_a_spread makes of a whole one."""
-    seeded = lmu_init.seed_layer(
+    seeded = seeding.seed_layer(
         utterances[:3],
         alif_parameters(40, 10, tau_v=tau_v, tau_a=tau_a),
         40,
@@ -123,24 +124,27 @@ def test_nengo_simulates_the_time_constants_that_are_let_through(tau_v, tau_a, u
         n_directions=1,
         say=quiet,
     )
-    for name in lmu_init.SEEDED:
+    for name in seeding.SEEDED:
         assert np.isfinite(getattr(seeded, name)).all() and getattr(seeded, name).any()
 
 
 def test_few_neurons_are_warned_of():
     lines = []
-    lmu_init.check_lmu_flags(flag_values(), lines.append)  # 16 of 300
+    lmu_flags.check_flags(flag_values(), lines.append)  # 16 of 300
     assert lines == []
-    lmu_init.check_lmu_flags(flag_values("--order=5"), lines.append)
+    lmu_flags.check_flags(flag_values("--order=5"), lines.append)
     assert len(lines) == 1 and "warning" in lines[0] and "20 state variables" in lines[0]
 
 
 def test_channels_are_checked_against_the_features():
     with pytest.raises(UserError, match="--n_channels=14: expected at most 13"):
-        lmu_init.lmu_settings(flag_values("--n_channels=14"), 13)
+        lmu_flags.settings_from_flags(flag_values("--n_channels=14"), 13)
     with pytest.raises(UserError, match="no static feature 13"):
-        lmu_init.lmu_settings(flag_values("--channels=13", "--n_channels=1"), 13)
-    assert lmu_init.lmu_settings(flag_values("--channels=3", "--n_channels=1"), 13).channels == "3"
+        lmu_flags.settings_from_flags(flag_values("--channels=13", "--n_channels=1"), 13)
+    assert (
+        lmu_flags.settings_from_flags(flag_values("--channels=3", "--n_channels=1"), 13).channels
+        == "3"
+    )
 
 
 # --------------------------------------------------------------------------- layers
@@ -180,13 +184,13 @@ def test_the_backward_cell_is_seeded_on_reversed_speech(utterances):
 
     def seed(speech, n_directions):
         rng = Repeating()
-        return lmu_init.seed_layer(
+        return seeding.seed_layer(
             speech, alif_parameters(40, 10), 40, SMALL, rng, n_directions, say=rng.restart
         )
 
     both = seed(utterances, 2)
     forward, of_reversed = seed(utterances, 1), seed(backward, 1)
-    for name in lmu_init.SEEDED:
+    for name in seeding.SEEDED:
         mine = getattr(both, name)
         np.testing.assert_array_equal(mine[0], getattr(forward, name)[0])
         np.testing.assert_array_equal(mine[1], getattr(of_reversed, name)[0])
@@ -196,7 +200,7 @@ def test_the_backward_cell_is_seeded_on_reversed_speech(utterances):
 def test_both_cells_follow_their_memory(layer, utterances):
     for direction in (0, 1):
         speech = [u[:: -1 if direction else 1] for u in utterances[:4]]
-        records = lmu_init.record_loop(layer, speech, alif_parameters(40, 10), direction)
+        records = report.record_loop(layer, speech, alif_parameters(40, 10), direction)
         decoded = np.concatenate([r.decoded for r in records])
         ideal = np.concatenate([r.ideal for r in records])
         assert np.corrcoef(decoded[:, 0], ideal[:, 0])[0, 1] > 0.9
@@ -205,7 +209,7 @@ def test_both_cells_follow_their_memory(layer, utterances):
 
 def test_the_other_method_gives_a_layer_of_the_same_kind(layer, utterances):
     by_nengo = seed_small(utterances, settings=SMALL._replace(method="nengo"))
-    for name in lmu_init.SEEDED:
+    for name in seeding.SEEDED:
         mine, other = getattr(layer, name), getattr(by_nengo, name)
         assert other.shape == mine.shape and other.dtype == mine.dtype
         assert np.isfinite(other).all() and np.any(other != 0)
@@ -215,7 +219,7 @@ def test_the_other_method_gives_a_layer_of_the_same_kind(layer, utterances):
 
 def test_equal_seeds_equal_layers(layer, utterances):
     again, other = seed_small(utterances), seed_small(utterances, seed=2)
-    for name in lmu_init.SEEDED:
+    for name in seeding.SEEDED:
         np.testing.assert_array_equal(getattr(again, name), getattr(layer, name))
     assert np.any(other.w_rec != layer.w_rec)
 
@@ -235,20 +239,20 @@ def test_a_part_of_the_neurons(utterances):
         assert off_diagonal.std() == pytest.approx(0.05 / 10, rel=0.05)
         assert w_in[:, others].std() == pytest.approx(0.05 / np.sqrt(12), rel=0.15)
     # The LMU's part runs as it would alone: the rest has no way into it.
-    (alone,) = lmu_init.record_loop(
+    (alone,) = report.record_loop(
         layer._replace(
             w_in=layer.w_in[:, :, members], w_rec=layer.w_rec[:, members][:, :, members]
         ),
         utterances[:1],
         alif_parameters(40, 10),
     )
-    (whole,) = lmu_init.record_loop(layer, utterances[:1], alif_parameters(80, 20))
+    (whole,) = report.record_loop(layer, utterances[:1], alif_parameters(80, 20))
     np.testing.assert_array_equal(whole.spikes[:, members], alone.spikes)
     assert whole.spikes[:, others].any()
 
 
 def test_shuffled_rows(layer):
-    shuffled = lmu_init.shuffled_rows(layer.w_rec, 40, np.random.default_rng(0))
+    shuffled = seeding.shuffled_rows(layer.w_rec, 40, np.random.default_rng(0))
     for weights, mixed in zip(layer.w_rec, shuffled):
         np.testing.assert_array_equal(mixed[40:], weights[40:])
         assert not np.diag(mixed).any() and np.any(mixed[:40] != weights[:40])
@@ -266,7 +270,7 @@ def test_random_weights_are_scaled_to_a_rate(layer, utterances):
     w_in = rng.normal(size=(2, 12, 50)) / np.sqrt(12)
     w_rec = rng.normal(size=(2, 50, 50)) / np.sqrt(50)
     for rate_hz in (15, 60):
-        scale = lmu_init.scale_for_rate(w_in, w_rec, parameters, utterances, rate_hz)
+        scale = seeding.scale_for_rate(w_in, w_rec, parameters, utterances, rate_hz)
         activity = memory.simulate(utterances, scale * w_in, scale * w_rec, parameters)
         assert activity.rates_hz.mean() == pytest.approx(rate_hz, rel=0.05)
 
@@ -277,7 +281,7 @@ def test_a_rate_that_no_scale_gives(rate_hz, scale, utterances):
     w_in = scale * rng.normal(size=(2, 12, 50))
     w_rec = rng.normal(size=(2, 50, 50)) / np.sqrt(50)
     with pytest.raises(UserError, match=rf"LMU fires at {rate_hz} Hz, .* 0.001 to 10: ") as error:
-        lmu_init.scale_for_rate(w_in, w_rec, alif_parameters(40, 10), utterances[:2], rate_hz)
+        seeding.scale_for_rate(w_in, w_rec, alif_parameters(40, 10), utterances[:2], rate_hz)
     assert "--drive_std" in str(error.value)
 
 
@@ -291,8 +295,8 @@ def test_eigenvalues_of_a_loop_are_those_of_its_linear_system():
         for x in inputs:
             m = a @ m + b @ x + 0.001 * rng.normal(size=2)
             states.append(m)
-        records.append(lmu_init.LoopRecord(inputs, None, np.array(states), None))
-    found = sorted(lmu_init.loop_eigenvalues(records), key=lambda value: value.imag)
+        records.append(report.LoopRecord(inputs, None, np.array(states), None))
+    found = sorted(report.loop_eigenvalues(records), key=lambda value: value.imag)
     np.testing.assert_allclose(found, [0.9 - 0.2j, 0.9 + 0.2j], atol=1e-3)
 
 
@@ -301,10 +305,10 @@ def test_eigenvalues_of_a_loop_are_those_of_its_linear_system():
 
 def test_a_seed_is_read_as_it_was_written(tmp_path, layer):
     path = tmp_path / "seed.npz"
-    lmu_init.save_seed(path, layer, {"theta_ms": 100.0, "speakers": ["a"]})
-    found, settings = lmu_init.load_seed(path, n_features=12, n_neurons=50)
+    seeding.save_seed(path, layer, {"theta_ms": 100.0, "speakers": ["a"]})
+    found, settings = seeding.load_seed(path, n_features=12, n_neurons=50)
     assert settings == {"theta_ms": 100.0, "speakers": ["a"]}
-    for name in lmu_init.SEEDED:
+    for name in seeding.SEEDED:
         wanted = getattr(layer, name)
         if name.startswith("w_"):
             wanted = wanted.astype(np.float32)
@@ -316,7 +320,7 @@ def test_a_seed_is_read_as_it_was_written(tmp_path, layer):
 def broken_files(folder, layer):
     """Names of files that hold no usable seed, with what is said of them."""
     good = folder / "good.npz"
-    lmu_init.save_seed(good, layer, {})
+    seeding.save_seed(good, layer, {})
     with np.load(good) as file:
         arrays = dict(file)
 
@@ -352,22 +356,22 @@ def broken_files(folder, layer):
 def test_files_that_hold_no_seed(tmp_path, layer):
     for name, words in broken_files(tmp_path, layer).items():
         with pytest.raises(UserError, match=f"--init: {words}|--init: .*{words}") as error:
-            lmu_init.load_seed(tmp_path / name, n_features=12, n_neurons=50)
+            seeding.load_seed(tmp_path / name, n_features=12, n_neurons=50)
         assert name in str(error.value) and "\n" not in str(error.value)
 
 
 def test_a_seed_of_another_network_is_refused(tmp_path, layer):
     path = tmp_path / "seed.npz"
-    lmu_init.save_seed(path, layer, {})
+    seeding.save_seed(path, layer, {})
     for size in ({"n_features": 39, "n_neurons": 50}, {"n_features": 12, "n_neurons": 400}):
         with pytest.raises(UserError, match=r"w_in in .*\(2, 12, 50\), expected float \(2, "):
-            lmu_init.load_seed(path, **size)
+            seeding.load_seed(path, **size)
 
 
 def test_the_forward_cell_may_be_taken_alone(tmp_path, layer):
     path = tmp_path / "seed.npz"
-    lmu_init.save_seed(path, layer, {})
-    forward, _ = lmu_init.load_seed(path, n_features=12, n_neurons=50, n_directions=1)
+    seeding.save_seed(path, layer, {})
+    forward, _ = seeding.load_seed(path, n_features=12, n_neurons=50, n_directions=1)
     for name in ("w_in", "w_rec"):
         expected = getattr(layer, name)[:1].astype(np.float32)
         np.testing.assert_array_equal(getattr(forward, name), expected)
@@ -390,7 +394,7 @@ def test_folds_hold_out_every_speaker_once():
     dataset = Dataset(train=10, develop=3, test=3)
     held_out = []
     for fold in range(4):
-        speech = lmu_init.choose_speech(dataset, fold)
+        speech = report.choose_speech(dataset, fold)
         assert speech.splits == ("train", "develop", "test") and len(speech.utterances) == 32
         of_fold = sorted({s for s, out in zip(speech.speakers, speech.is_held_out) if out})
         assert of_fold == sorted(set(speech.speakers))[fold::4]
@@ -400,13 +404,13 @@ def test_folds_hold_out_every_speaker_once():
 
 
 def test_a_large_training_set_leaves_the_other_splits_alone():
-    speech = lmu_init.choose_speech(Dataset(train=16, develop=3, test=3), 0)
+    speech = report.choose_speech(Dataset(train=16, develop=3, test=3), 0)
     assert speech.splits == ("train",) and len(speech.utterances) == 32
 
 
 def test_too_few_speakers():
     with pytest.raises(UserError, match=r"has 3 speaker\(s\): expected at least 4"):
-        lmu_init.choose_speech(Dataset(train=1, develop=1, test=1), 0)
+        report.choose_speech(Dataset(train=1, develop=1, test=1), 0)
 
 
 # --------------------------------------------------------------------------- the script
@@ -441,7 +445,7 @@ def test_the_script_writes_weights_report_table_and_figures(reported):
     assert process.stderr == ""
     for words in ("speakers of train, develop, test", "seeding the backward cell", "closed loop"):
         assert words in process.stdout
-    layer, settings = lmu_init.load_seed(folder / "lmu_init.npz", 39, 30)
+    layer, settings = seeding.load_seed(folder / "lmu_init.npz", 39, 30)
     assert layer.w_in.any() and settings["order"] == 2 and settings["fold"] == 1
     assert settings["splits"] == ["train", "develop", "test"]
     assert not set(settings["speakers"]) & set(settings["held_out_speakers"])
@@ -480,10 +484,10 @@ def test_the_same_seed_writes_the_same_weights(reported, tiny_processed, run_scr
     process = run_script("lmu_init.py", f"--dataset={tiny_processed}", *TINY, "--out=again.npz")
     assert process.returncode == 0 and os.listdir(tmp_path) == ["again.npz"]  # no report asked for
     first, again = (
-        lmu_init.load_seed(path, 39, 30)[0]
+        seeding.load_seed(path, 39, 30)[0]
         for path in (folder / "lmu_init.npz", tmp_path / "again.npz")
     )
-    for name in lmu_init.SEEDED:
+    for name in seeding.SEEDED:
         np.testing.assert_array_equal(getattr(first, name), getattr(again, name))
 
 
@@ -523,10 +527,10 @@ def test_what_a_seeded_layer_remembers_of_speech(timit_sample, tmp_path):
     paths = [f"--data_path={timit_sample}", f"--output_path={tmp_path / 'processed'}"]
     timit_processing.main(parse_flags(timit_processing.define_flags, ["processing", *paths])[0])
     dataset = TimitDataset(str(tmp_path / "processed"))
-    speech = lmu_init.choose_speech(dataset, fold=0)
+    speech = report.choose_speech(dataset, fold=0)
     parameters = alif_parameters(300, 100)
-    settings = lmu_init.lmu_settings(flag_values(), dataset.n_static)
-    layer = lmu_init.seed_layer(
+    settings = lmu_flags.settings_from_flags(flag_values(), dataset.n_static)
+    layer = seeding.seed_layer(
         speech.fit(), parameters, 300, settings, np.random.default_rng(1), 1, say=quiet
     )
 
@@ -545,7 +549,7 @@ def test_what_a_seeded_layer_remembers_of_speech(timit_sample, tmp_path):
 
     lmu = measure(layer.w_in, layer.w_rec)
     rng = np.random.default_rng(0)
-    shuffled = measure(layer.w_in, lmu_init.shuffled_rows(layer.w_rec, 300, rng))
+    shuffled = measure(layer.w_in, seeding.shuffled_rows(layer.w_rec, 300, rng))
     assert 30 < lmu["rate_hz_mean"] < 60 and lmu["rate_hz_max"] < 120
     assert lmu["silent_share"] < 0.01 and lmu["psi_positive_share"] > 0.2
     assert lmu["r2_channels"][20] > 0.23

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import eprop
 import models
-from layers import event_driven
+from layers import alif, lstm, neurons, sequences
 
 N_REGULAR, N_ADAPTIVE = 3, 3
 N = N_REGULAR + N_ADAPTIVE
@@ -49,7 +49,7 @@ def test_unroll_is_a_loop(wrapped):
 
     @tf.function if wrapped else lambda function: function
     def run(xs, ys):
-        return models.unroll(
+        return sequences.unroll(
             step, (tf.zeros(3, tf.float64), tf.ones([], tf.float64)), {"x": xs, "y": ys}
         )
 
@@ -65,11 +65,11 @@ def test_unroll_is_a_loop(wrapped):
 def test_time_is_reversed_over_true_frames_only():
     x = np.arange(2 * 2 * 4.0).reshape(2, 2, 4, 1)  # [directions, batch, time, 1]
     for whole_axis, second in ((False, [9, 8, 10, 11]), (True, [11, 10, 9, 8])):
-        cell_time = models.into_cell_time(x, [2, 4], whole_axis).numpy()
+        cell_time = sequences.into_cell_time(x, [2, 4], whole_axis).numpy()
         np.testing.assert_array_equal(cell_time[0], x[0])
         np.testing.assert_array_equal(cell_time[1, 0, :, 0], second)
         np.testing.assert_array_equal(cell_time[1, 1, :, 0], [15, 14, 13, 12])
-        back = models.out_of_cell_time(cell_time, [2, 4], whole_axis)
+        back = sequences.out_of_cell_time(cell_time, [2, 4], whole_axis)
         np.testing.assert_array_equal(back, np.concatenate([x[0], x[1]], axis=-1))
 
 
@@ -79,7 +79,7 @@ def test_time_is_reversed_over_true_frames_only():
 class AlifCase(NamedTuple):
     """A layer, a batch for it and the weights of a loss, sum(spikes * spike_gradient)."""
 
-    layer: models.AlifLayer
+    layer: alif.AlifLayer
     inputs: np.ndarray  # [batch, rows, n_in]
     seq_len: np.ndarray  # [batch] frames
     spike_gradient: np.ndarray  # [batch, steps, directions * neurons]
@@ -105,7 +105,7 @@ def make_alif_case(
     The padding is not 0, and the recurrent weights have a diagonal.
     """
     random_generator = np.random.default_rng(seed)
-    parameters = event_driven.alif_parameters(
+    parameters = neurons.alif_parameters(
         N_REGULAR,
         N_ADAPTIVE,
         TAU_V_MS,
@@ -116,7 +116,7 @@ def make_alif_case(
         rec=rec,
         reference_quirks=reference_quirks,
     )
-    layer = models.AlifLayer(
+    layer = alif.AlifLayer(
         0.7 * scale * parameters.thr * random_generator.standard_normal((n_directions, n_in, N)),
         0.7 * scale * parameters.thr * random_generator.standard_normal((n_directions, N, N)),
         parameters,
@@ -266,7 +266,7 @@ ALIF_CASES = {
 }
 
 
-@pytest.mark.parametrize("engine", models.ENGINES)
+@pytest.mark.parametrize("engine", alif.ENGINES)
 @pytest.mark.parametrize("options", ALIF_CASES.values(), ids=ALIF_CASES)
 def test_alif_layer_equals_plain_recursions(options, engine):
     case = make_alif_case(**options, engine=engine)
@@ -299,7 +299,7 @@ def test_alif_layer_equals_plain_recursions(options, engine):
             "rec": st.booleans(),
             "reads_frames": st.booleans(),
             "reference_quirks": st.booleans(),
-            "engine": st.sampled_from(models.ENGINES),
+            "engine": st.sampled_from(alif.ENGINES),
             "n_directions": st.sampled_from([1, 2]),
         }
     ),
@@ -315,7 +315,7 @@ def test_alif_layer_equals_plain_recursions_for_any_setting(lengths, options, st
         np.testing.assert_allclose(gradients[name], expected[name], rtol=0, atol=1e-9 * scale)
 
 
-@pytest.mark.parametrize("engine", models.ENGINES)
+@pytest.mark.parametrize("engine", alif.ENGINES)
 @pytest.mark.parametrize("reads_frames", [True, False])
 def test_means_over_the_steps_of_a_frame(reads_frames, engine):
     case = make_alif_case(reads_frames=reads_frames, engine=engine)
@@ -350,14 +350,12 @@ def test_adaptation_and_its_spread_reach_the_adaptive_neurons():
 
 
 def test_alif_parameters():
-    parameters = event_driven.alif_parameters(7, 5)
+    parameters = neurons.alif_parameters(7, 5)
     np.testing.assert_allclose(parameters.thr, 0.2050416, rtol=1e-6)  # recorded from the authors'
     np.testing.assert_allclose(parameters.beta, [0] * 7 + [0.1840770] * 5, rtol=1e-6)
     np.testing.assert_allclose(parameters.alpha, np.full(12, np.exp(-1 / 20)))
     np.testing.assert_allclose(parameters.rho, np.full(12, np.exp(-1 / 200)))
-    spread = event_driven.alif_parameters(
-        1, 1, tau_v=[20, 10], tau_a=[200, 100], thr=0.02, beta=3, dt=2
-    )
+    spread = neurons.alif_parameters(1, 1, tau_v=[20, 10], tau_a=[200, 100], thr=0.02, beta=3, dt=2)
     np.testing.assert_allclose(spread.alpha, np.exp([-2 / 20, -2 / 10]))
     np.testing.assert_allclose(spread.rho, np.exp([-2 / 200, -2 / 100]))
     np.testing.assert_allclose(spread.thr, 0.02 / (1 - spread.alpha))
@@ -370,22 +368,22 @@ def test_alif_parameters():
         parameters.n_repeat,
     ) == (2, 0.3, 1, 5)
     with pytest.raises(ValueError):
-        event_driven.alif_parameters(2, 2, tau_v=[20, 10, 20])
+        neurons.alif_parameters(2, 2, tau_v=[20, 10, 20])
 
 
 def test_pseudo_derivative_of_a_spike():
     s = tf.constant([-1.5, -1.0, -0.25, 0.0, 0.5, 1.0, 2.0], tf.float64)
     with tf.GradientTape() as tape:
         tape.watch(s)
-        z = models.spike(s, 0.3)
+        z = alif.spike(s, 0.3)
     np.testing.assert_array_equal(z, [0, 0, 0, 0, 1, 1, 1])
     np.testing.assert_allclose(tape.gradient(z, s), [0, 0, 0.225, 0.3, 0.15, 0, 0])
 
 
 @pytest.mark.parametrize("n_ref, expected", [(0, 1), (1, 1), (2, 2), (3, 3), (5, 5)])
 def test_steps_between_spikes_of_a_driven_neuron(n_ref, expected):
-    parameters = event_driven.alif_parameters(1, 0, n_ref=n_ref, rec=False)
-    layer = models.AlifLayer(np.full((2, 1, 1), 9.0), None, parameters, reads_frames=True)
+    parameters = neurons.alif_parameters(1, 0, n_ref=n_ref, rec=False)
+    layer = alif.AlifLayer(np.full((2, 1, 1), 9.0), None, parameters, reads_frames=True)
     spikes = layer(tf.ones([1, 6, 1]), np.array([6]), False).numpy()[0, :, 0]
     np.testing.assert_array_equal(np.diff(np.flatnonzero(spikes)), expected)
     assert spikes.sum() >= 6
@@ -421,7 +419,7 @@ def test_gradient_of_the_spike_probe_is_the_learning_signal(stops):
         spikes, _ = case.layer.recorded(case.inputs, case.seq_len, stops, probe)
         loss = tf.reduce_sum(spikes * case.spike_gradient)
     signal = tape.gradient(loss, probe).numpy()
-    direct = models.into_cell_time(
+    direct = sequences.into_cell_time(
         np.stack(np.split(case.spike_gradient, 2, axis=-1)), case.seq_len * 5, False
     )
     if stops:
@@ -462,7 +460,7 @@ def reorder_gates(x, order):
 class CellCase(NamedTuple):
     """An LSTM (or plain) layer, a batch for it and the weights of a loss."""
 
-    layer: models.LstmLayer
+    layer: lstm.LstmLayer
     inputs: np.ndarray  # [batch, frames, n_in]
     seq_len: np.ndarray
     output_gradient: np.ndarray  # [batch, frames, 2 * cells], 0 in the padding
@@ -474,7 +472,7 @@ N_CELLS = 4
 def make_cell_case(plain=False, reference_quirks=False, engine="dense"):
     random_generator = np.random.default_rng(3)
     n_in, n_columns = 3, N_CELLS * (1 if plain else 4)
-    layer = models.LstmLayer(
+    layer = lstm.LstmLayer(
         random_generator.standard_normal((2, n_in + N_CELLS, n_columns)),
         random_generator.standard_normal((2, n_columns)),
         reference_quirks,
@@ -564,7 +562,7 @@ def test_cells_equal_keras(plain, engine, reference_quirks):
         assert_close(gradients[name], expected[name])
 
 
-@pytest.mark.parametrize("engine", models.LSTM_ENGINES)
+@pytest.mark.parametrize("engine", lstm.LSTM_ENGINES)
 def test_eprop_of_the_lstm_holds_the_outputs_of_other_cells(engine):
     """That is a Keras LSTM without recurrent weights which reads [x_t, m_{t-1}] as its input."""
     case = make_cell_case(engine=engine)
@@ -639,7 +637,7 @@ def test_exponential_filter_is_the_recursive_one(decay, n_frames):
         signal = tf.constant(x, dtype)
         with tf.GradientTape() as tape:
             tape.watch(signal)
-            y = models.exponential_filter(signal, decay)
+            y = sequences.exponential_filter(signal, decay)
             loss = tf.reduce_sum(y * tf.cast(g, dtype))
         assert y.dtype == dtype
         assert_close(y, scipy.signal.lfilter([1], [1, -decay], x, axis=1), tolerance)
@@ -741,7 +739,7 @@ def make_network(kind, rule="symmetric", dt=1.0, n_ref=3, **options):
     options = {"l2": 1e-3, "dtype": tf.float64, **options}
     if kind == "lstm":
         return models.Lstm(N_FEATURES, N_CLASSES, rule, 4, random_generator, **options)
-    parameters = event_driven.alif_parameters(
+    parameters = neurons.alif_parameters(
         N_REGULAR,
         N_ADAPTIVE,
         TAU_V_MS,
@@ -844,7 +842,7 @@ def test_an_utterance_of_a_batch_is_as_alone(kind, options):
             assert not np.any(spikes[b, n * 2 :])
 
 
-@pytest.mark.parametrize("engine", models.ENGINES)
+@pytest.mark.parametrize("engine", alif.ENGINES)
 def test_one_direction_never_sees_the_future(engine):
     network = make_network("lsnn", n_layer=2, n_directions=1, engine=engine)
     batch = make_batch()
@@ -872,7 +870,7 @@ def test_a_first_layer_given_leaves_all_other_weights():
 def test_engines_agree_on_a_network(reference_quirks):
     batch = make_batch()
     options = {"n_layer": 2, "reference_quirks": reference_quirks}
-    dense, event = (make_network("lsnn", "bptt", engine=e, **options) for e in models.ENGINES)
+    dense, event = (make_network("lsnn", "bptt", engine=e, **options) for e in alif.ENGINES)
     expected_output, expected_losses, expected_gradients = run_network(dense, batch)
     output, losses, gradients = run_network(event, batch)
     for spikes, expected in zip(output.spikes, expected_output.spikes, strict=True):
@@ -920,7 +918,7 @@ def test_engines_agree_on_any_lstm(seed, sizes, rule, reference_quirks, is_float
             engine=engine,
             dtype=dtype,
         )
-        for engine in models.LSTM_ENGINES
+        for engine in lstm.LSTM_ENGINES
     )
     expected_output, expected_losses, expected_gradients = run_network(dense, batch)
     output, losses, gradients = run_network(fused, batch)
@@ -1191,7 +1189,7 @@ def test_mirror_decay_follows_each_update_of_adaptive_eprop(kind, rule):
 
 
 def test_initial_weights():
-    parameters = event_driven.alif_parameters(40, 40)
+    parameters = neurons.alif_parameters(40, 40)
     network = models.Lsnn(
         100, 5, "bptt", parameters, np.random.default_rng(0), n_layer=2, weight_scale=0.5
     )
@@ -1202,7 +1200,7 @@ def test_initial_weights():
         # 12000 numbers and more give their standard deviation within 1 %.
         np.testing.assert_allclose(np.std(off_diagonal), 0.5 / np.sqrt(n_in), rtol=0.03)
     assert network.n_regular == 40
-    parameters = event_driven.alif_parameters(40, 40, rec=False)
+    parameters = neurons.alif_parameters(40, 40, rec=False)
     without = models.Lsnn(9, 5, "bptt", parameters, np.random.default_rng(0))
     assert set(without.weights()) == {"layer0/w_in", "readout/w_out", "readout/b_out"}
 
@@ -1258,7 +1256,7 @@ def test_dropout_is_constant_over_the_steps_of_a_frame(monkeypatch):
 
         return spy
 
-    for module in (models.AlifLayer, models.Readout):
+    for module in (alif.AlifLayer, models.Readout):
         monkeypatch.setattr(module, "__call__", spied(module.__call__))
     network = make_network("lsnn", n_ref=1, n_layer=2, drop_out_probability=0.5, weight_scale=1.0)
     batch = make_batch()

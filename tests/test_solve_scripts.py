@@ -18,12 +18,19 @@ from toolbox.command_line import UserError
 
 command_line.import_tensorflow()
 
-import lmu_init  # noqa: E402
-import models  # noqa: E402
+import lmu_init
 import solve_timit_with_framewise_lsnn as lsnn  # noqa: E402
 import solve_timit_with_framewise_lstm as lstm  # noqa: E402
-from layers import event_driven  # noqa: E402
-from lmu import memory  # noqa: E402
+from layers import (
+    alif,
+    lstm,  # noqa: E402
+    neurons,  # noqa: E402
+)
+from lmu import flags as lmu_flags
+from lmu import (
+    memory,  # noqa: E402
+    seeding,  # noqa: E402
+)
 from training import loop  # noqa: E402
 
 NAMES = {lsnn: "solve_timit_with_framewise_lsnn", lstm: "solve_timit_with_framewise_lstm"}
@@ -255,8 +262,8 @@ RUN_FLAGS = {
 @pytest.mark.parametrize(
     "script, engines, recurrent",
     [
-        (lsnn, models.ENGINES, "layer0/w_rec"),
-        (lstm, models.LSTM_ENGINES, "layer0/kernel"),
+        (lsnn, alif.ENGINES, "layer0/w_rec"),
+        (lstm, lstm.LSTM_ENGINES, "layer0/kernel"),
     ],
     ids=["lsnn", "lstm"],
 )
@@ -441,7 +448,7 @@ def test_flags_that_exclude_each_other(script, arguments, words):
 
 def test_every_flag_of_the_memory_needs_the_memory():
     """Given without it, with another value than the default; not where a run is resumed."""
-    for name in lmu_init.LMU_FLAGS:
+    for name in lmu_flags.LMU_FLAGS:
         change, _ = CHANGES[name]
         with pytest.raises(UserError, match=f"--{name}=.* without --init=lmu"):
             lsnn.check_flags(parse(lsnn, *change))
@@ -649,14 +656,14 @@ def seed_file(tiny_processed, tmp_path_factory):
     path = str(tmp_path_factory.mktemp("seed") / "seed.npz")
     dataset = loop.load_dataset(parse(lsnn, f"--dataset={tiny_processed}"))
     flag_values = parse(lsnn, "--order=3", "--n_channels=2")
-    layer = lmu_init.seed_layer(
+    layer = seeding.seed_layer(
         dataset.train.features,
-        event_driven.alif_parameters(40, 10),
+        neurons.alif_parameters(40, 10),
         40,
-        lmu_init.lmu_settings(flag_values, dataset.n_static),
+        lmu_flags.settings_from_flags(flag_values, dataset.n_static),
         np.random.default_rng(1),
     )
-    lmu_init.save_seed(path, layer, {"seed": 1, "tau_v": 20.0})
+    seeding.save_seed(path, layer, {"seed": 1, "tau_v": 20.0})
     return path
 
 
@@ -698,12 +705,12 @@ def test_a_seeded_run_records_its_memory(serve, seed_file, tiny_processed):
             assert file.read(8) == b"\x89PNG\r\n\x1a\n"
     # The weights in the file are those that were measured first.
     dataset = loop.load_dataset(parse(lsnn, f"--dataset={tiny_processed}"))
-    layer, _ = lmu_init.load_seed(seed_file, dataset.n_features, 50)
+    layer, _ = seeding.load_seed(seed_file, dataset.n_features, 50)
     activity = memory.simulate(
         [*dataset.train.features, *dataset.develop.features],
         layer.w_in,
         layer.w_rec,
-        event_driven.alif_parameters(40, 10),
+        neurons.alif_parameters(40, 10),
     )
     assert memories["file"]["before"]["psi_positive_share"] > 0.05
     assert memories["file"]["before"]["rate_hz_mean"] == pytest.approx(

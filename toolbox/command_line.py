@@ -7,6 +7,7 @@ parsing.
 """
 
 import contextlib
+import functools
 import importlib
 import math
 import os
@@ -73,11 +74,48 @@ def parse_flags(define_flags, argv, n_positional=0):
     return flag_values, positional
 
 
+class Definer:
+    """Defines flags on one `FlagValues`, such as `define.integer("batch", 32, "utterances", 1)`.
+
+    Its methods are absl's DEFINE functions: bool, integer, float, string, enum, list, multi_string.
+    """
+
+    def __init__(self, flag_values):
+        for kind in ("bool", "integer", "float", "string", "enum", "list", "multi_string"):
+            function = getattr(flags, f"DEFINE_{kind}")
+            setattr(self, kind, functools.partial(function, flag_values=flag_values))
+
+
 def check_finite(flag_values):
     """Raise UserError for a flag that is NaN or infinite, which its bounds let pass."""
     for name, value in flag_values.flag_values_dict().items():
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"--{name}={value}: expected a finite number")
+
+
+def check_off_or_positive(flag_values, name):
+    """Raise UserError unless a flag is -1, which switches it off, or 1 at least."""
+    value = getattr(flag_values, name)
+    if value != -1 and value < 1:
+        raise UserError(f"--{name}={value}: expected -1 (off) or at least 1")
+
+
+def check_unread(flag_values, names, needed):
+    """Raise UserError if one of the flags that nothing reads without another one was given.
+
+    Its default is no mistake, and a run that is resumed goes on with the flags it began with.
+
+    Args:
+        names: of the flags.
+        needed: the flag that is missing, for a reader.
+    """
+    for name in names:
+        flag = flag_values[name]
+        if flag.value != flag.default and not flag_values.resume:
+            raise UserError(
+                f"--{name}={flag.value} without {needed}: nothing would read it; give {needed} "
+                f"too, or leave out --{name}"
+            )
 
 
 def run(main, define_flags, description, argv=None, n_positional=0):

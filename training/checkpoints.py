@@ -20,17 +20,16 @@ import io
 import json
 import math
 import os
-import zipfile
 
 import numpy as np
 
+from toolbox.arrays import BadArraysError, read_arrays, write_arrays
 from toolbox.command_line import UserError
 from toolbox.durable_files import write_whole
 
 LAST, BEFORE = "checkpoint.npz", "checkpoint_before.npz"
-# Of each evaluation, beside others.
-_COUNTS = ("iteration", "epoch")
-_NUMBERS = ("develop_frame_error", "develop_frame_error_39", "develop_loss")
+_COUNTS = ("iteration", "epoch")  # of each evaluation, beside others
+DEFAULT_METRIC = "frame_error"  # of runs that name none: there was no other
 MIN_BYTES = 2**26  # a file may always be this large: what is wrong can then be told in detail
 
 
@@ -45,6 +44,7 @@ class Progress:
     train_losses: list = dataclasses.field(default_factory=list)  # since the last evaluation
     best_weights: dict = dataclasses.field(default_factory=dict)  # name -> array
     rate_states: dict = dataclasses.field(default_factory=dict)  # of `health.rate_warnings`
+    process_s: float = 0.0  # clock time of all processes of the run so far
 
     @property
     def is_evaluated(self):
@@ -54,11 +54,12 @@ class Progress:
     @property
     def best(self):
         """The evaluation with the smallest development error, the first of several."""
-        return min(self.evaluations, key=lambda e: e["develop_frame_error"])
+        return min(self.evaluations, key=selecting_error)
 
 
-class BadArraysError(Exception):
-    """An `.npz` file is damaged, or holds something else than it should."""
+def selecting_error(evaluation):
+    """The development error of an evaluation by which weights are selected."""
+    return evaluation[f"develop_{evaluation.get('metric', DEFAULT_METRIC)}"]
 
 
 def save(folder, weights, optimizer, progress):
@@ -83,6 +84,7 @@ def save(folder, weights, optimizer, progress):
         "epoch": progress.epoch,
         "evaluations": progress.evaluations,
         "rate_states": progress.rate_states,
+        "process_s": progress.process_s,
     }
     arrays["progress"] = np.frombuffer(json.dumps(rest, allow_nan=False).encode(), np.uint8)
     arrays["seconds"] = np.array(progress.seconds, np.float64)
@@ -149,50 +151,6 @@ def remove(folder):
             os.unlink(path)
 
 
-def read_arrays(path, max_bytes):
-    """All arrays of an `.npz` file by name.
-
-    Args:
-        path: the file.
-        max_bytes: how many bytes it may unpack to.
-
-    Raises:
-        OSError: it cannot be opened.
-        BadArraysError: it is no such file, damaged, larger, or holds Python objects.
-    """
-    if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for
-        raise BadArraysError("is no file")
-    with open(path, "rb") as file:
-        try:
-            with zipfile.ZipFile(file) as archive:
-                members = archive.infolist()
-                n_bytes = sum(member.file_size for member in members)
-                if n_bytes > max_bytes:
-                    raise BadArraysError(
-                        f"unpacks to {n_bytes:.2g} bytes, expected {max_bytes:.2g} at most"
-                    )
-                return {m.filename.removesuffix(".npy"): _read_array(archive, m) for m in members}
-        except BadArraysError:
-            raise
-        except Exception as error:  # zipfile, its decompressors and NumPy raise many kinds
-            raise BadArraysError(f"is no readable archive ({type(error).__name__})") from None
-
-
-def _read_array(archive, member):
-    readers = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }
-    with archive.open(member) as file:
-        shape, is_fortran, dtype = readers[np.lib.format.read_magic(file)](file)
-        content = file.read()
-    if dtype.hasobject:
-        raise BadArraysError("holds Python objects instead of numbers")
-    if math.prod(shape) * dtype.itemsize != len(content):
-        raise BadArraysError(f"announces {shape} numbers in {len(content)} bytes")
-    return np.frombuffer(content, dtype).reshape(shape, order="F" if is_fortran else "C")
-
-
 def _read(path, weights, optimizer):
     n_bytes = sum(
         math.prod(shape) * np.dtype(dtype).itemsize
@@ -257,10 +215,19 @@ def _progress(arrays, best_weights):
         and isinstance(progress.rate_states, dict)
         and all(isinstance(state, str) for state in progress.rate_states.values())
         and isinstance(records, list)
-        and all(isinstance(r, dict) and r.keys() >= {*_COUNTS, *_NUMBERS} for r in records)
+        and is_number(progress.process_s)
+        and all(isinstance(r, dict) and r.keys() >= {*_COUNTS, "develop_loss"} for r in records)
         and all(is_count(r[name]) for r in records for name in _COUNTS)
-        and all(is_number(r[name]) for r in records for name in _NUMBERS)
-        and all(v is None or is_number(v) or is_count(v) for r in records for v in r.values())
+        and all(isinstance(r.get("metric", ""), str) for r in records)
+        and all(f"develop_{r.get('metric', DEFAULT_METRIC)}" in r for r in records)
+        and all(
+            is_number(value)
+            if name.startswith("develop_")
+            else value is None or is_number(value) or is_count(value)
+            for r in records
+            for name, value in r.items()
+            if name != "metric"
+        )
         and sorted({r["iteration"] for r in records}) == [r["iteration"] for r in records]
         and (not records or records[-1]["iteration"] <= progress.iteration)
         and bool(records) == bool(best_weights)
@@ -268,3 +235,60 @@ def _progress(arrays, best_weights):
         return None
     progress.best_weights = best_weights
     return progress
+
+
+# --------------------------------------------------------------------------- weights alone
+
+
+def values_of(variables):
+    """Arrays of a dict of variables."""
+    return {name: variable.numpy() for name, variable in variables.items()}
+
+
+def save_weights(path, network):
+    """Write all weights of a network by name to an `.npz` file."""
+    write_arrays(path, values_of(network.weights()))
+
+
+def load_weights(path, network):
+    """Give a network the weights of an `.npz` file, or of a run folder's `best.npz`.
+
+    Feedback weights are the learning rule's own: they are taken where both sides have them.
+
+    Raises:
+        UserError: no such file, no weights in it, or weights of another network.
+    """
+    if os.path.isdir(path):
+        path = os.path.join(path, "best.npz")
+    expected = network.weights()
+    n_bytes = sum(int(np.prod(v.shape)) * v.dtype.size for v in expected.values())
+    try:
+        # Weights may be float64, and those of another network deserve a message of their own.
+        found = read_arrays(path, 16 * n_bytes + MIN_BYTES)
+    except OSError as error:
+        raise UserError(
+            f"--checkpoint: cannot read {path} ({error.strerror}): name a weights file (.npz) or a "
+            "run folder"
+        ) from None
+    except BadArraysError as error:
+        raise UserError(
+            f"--checkpoint: {path} holds no weights: it {error}: expected an .npz file"
+        ) from None
+    for name in (*expected, *found):
+        if (name in found) != (name in expected) and name != "readout/feedback":
+            relation = "has" if name in found else "has no"
+            raise UserError(f"--checkpoint: {path} {relation} {name}: it is of another network")
+    common = [name for name in expected if name in found]
+    for name in common:
+        variable = expected[name]
+        if found[name].shape != tuple(variable.shape) or found[name].dtype.kind != "f":
+            raise UserError(
+                f"--checkpoint: {name} in {path} is {found[name].dtype} {found[name].shape}, "
+                f"expected {variable.dtype.name} {tuple(variable.shape)}: it is of another network"
+            )
+        with np.errstate(over="ignore", under="ignore"):
+            found[name] = found[name].astype(variable.dtype.as_numpy_dtype)
+        if not np.isfinite(found[name]).all():
+            raise UserError(f"--checkpoint: {name} in {path} holds NaN or infinite values")
+    for name in common:
+        expected[name].assign(found[name])

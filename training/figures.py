@@ -15,25 +15,29 @@ from toolbox.plotting import (
 )
 
 
-def plot_learning_curve(path, evaluations, majority_error=None, title=""):
-    """Write frame error, loss and, where there are any, firing rates over training iterations.
+def plot_learning_curve(
+    path, evaluations, metric, constant_error=None, constant_answer="", title=""
+):
+    """Write error, loss and, where there are any, firing rates over training iterations.
 
     Args:
         path: the PNG file to write.
         evaluations: a dict for every evaluation, in order, with `iteration`,
-            `develop_frame_error` (fraction), `develop_loss` (cross entropy in nats plus
-            penalties) and, where known (missing or None leaves a gap), `train_loss`,
+            `develop_<metric>` (fraction), `develop_loss` (nats, with penalties) and, where known (missing or None leaves a gap), `train_loss`,
             `rate_hz_mean` and `rate_hz_max` (spikes per simulated second).
-        majority_error: frame error (fraction) of always answering the commonest phone.
+        metric: name of the error that selects.
+        constant_error: what always giving one answer errs (fraction); None draws none.
+        constant_answer: what that answer is called.
         title: one line.
 
     Raises:
         ValueError: no evaluations.
     """
-    save_figure(_learning_curve_figure(evaluations, majority_error, title), path)
+    arguments = evaluations, metric, constant_error, constant_answer, title
+    save_figure(_learning_curve_figure(*arguments), path)
 
 
-def _learning_curve_figure(evaluations, majority_error, title):
+def _learning_curve_figure(evaluations, metric, constant_error, constant_answer, title):
     if not evaluations:
         raise ValueError("no evaluations to draw")
 
@@ -51,11 +55,15 @@ def _learning_curve_figure(evaluations, majority_error, title):
     line = {"marker": ".", "linewidth": 1.4}
 
     error_axes, loss_axes = panels[:2]
-    errors = series("develop_frame_error")
+    errors = series(f"develop_{metric}")
     error_axes.plot(iterations, errors, color=BLUE, label="develop", **line)
-    if majority_error is not None:
+    if constant_error is not None:
         error_axes.axhline(
-            majority_error, color="black", linestyle="--", linewidth=1, label="commonest phone only"
+            constant_error,
+            color="black",
+            linestyle="--",
+            linewidth=1,
+            label=f"{constant_answer} only",
         )
     if np.isfinite(errors).any():
         best = np.nanargmin(errors)
@@ -73,7 +81,7 @@ def _learning_curve_figure(evaluations, majority_error, title):
             color=VERMILION,
         )
     error_axes.set_ylim(0, 1)
-    label_axes(error_axes, y="frame error (fraction)")
+    label_axes(error_axes, y=f"{metric.replace('_', ' ')} (fraction)")
 
     losses = {"develop": series("develop_loss"), "train": series("train_loss")}
     for (name, values), colour in zip(losses.items(), (BLUE, ORANGE)):

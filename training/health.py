@@ -1,12 +1,12 @@
 """Signs that a training has gone wrong: NaN or Inf in a step, networks silent or saturated."""
 
 import contextlib
-import math
 import re
 
 import numpy as np
 import tensorflow as tf
 
+from layers.neurons import refractory_steps
 from toolbox.command_line import UserError
 
 _MARK = "not finite: "
@@ -79,9 +79,8 @@ def rate_warnings(network, rates_hz, states):
         Lines to print.
     """
     parameters = network.parameters
-    # Silent steps after a spike, by equation (6) of models.py.
-    left = min(max(parameters.n_ref / parameters.dt_ms - 1, 0), parameters.n_ref)
-    ceiling_hz = 1000 / parameters.dt_ms / (1 + max(math.ceil(left - 0.1), 0))
+    n_silent, _ = refractory_steps(parameters.n_ref, parameters.dt_ms)
+    ceiling_hz = 1000 / parameters.dt_ms / (1 + n_silent)
     groups = np.reshape(rates_hz, (-1, len(parameters.alpha)))
     n_directions = network.layers[0].n_directions
     first_layer = len(network.layers) - len(groups) // n_directions

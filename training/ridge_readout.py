@@ -16,7 +16,7 @@ import tensorflow as tf
 from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp
 
-import models
+from layers import sequences
 from toolbox.command_line import UserError
 
 LAMBDA = 1e-3
@@ -77,12 +77,13 @@ def _activities(network, split, batch_size):
         input_signature=[
             tf.TensorSpec([None, None, network.n_features], tf.float32),
             tf.TensorSpec([None], tf.int32),
-        ]
+        ],
+        autograph=False,
     )
     def run(features, seq_len):
         activity = network(features, seq_len).activity
         if network.readout.decay is not None:
-            activity = models.exponential_filter(activity, network.readout.decay)
+            activity = sequences.exponential_filter(activity, network.readout.decay)
         return activity
 
     for batch in split.batches(batch_size):

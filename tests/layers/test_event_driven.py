@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from numba import njit, types
 
 from helpers import assert_close, assert_equal_for_any_number_of_threads_and_callers
-from layers import event_driven
-from layers.event_driven import AlifParameters
+from layers import event_driven, threads
+from layers.neurons import AlifParameters
 
 REPOSITORY = os.path.dirname(os.path.dirname(event_driven.__file__))
 
@@ -525,15 +525,15 @@ def test_equal_for_any_number_of_threads_and_callers(monkeypatch):
 def test_number_of_threads(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     monkeypatch.delenv("NUMBA_NUM_THREADS", raising=False)
-    assert event_driven.thread_count() == 3
+    assert threads.thread_count() == 3
     monkeypatch.setenv("OMP_NUM_THREADS", "5,2")
-    assert event_driven.thread_count() == 5
+    assert threads.thread_count() == 5
     monkeypatch.setenv("NUMBA_NUM_THREADS", "2")
-    assert event_driven.thread_count() == 2
+    assert threads.thread_count() == 2
     monkeypatch.delenv("NUMBA_NUM_THREADS")
     for unset in ("", "0", "many"):
         monkeypatch.setenv("OMP_NUM_THREADS", unset)
-        assert 1 <= event_driven.thread_count() <= os.cpu_count()
+        assert 1 <= threads.thread_count() <= os.cpu_count()
 
 
 IN_ANOTHER_PROCESS = """

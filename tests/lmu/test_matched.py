@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from signals import N_STATIC, speech_like
 
-from layers.event_driven import alif_parameters
+from layers.neurons import alif_parameters
 from lmu import legendre, matched
 from lmu.matched import LmuSettings
+from signals import N_STATIC, speech_like
 from toolbox.command_line import UserError
 
 ONE_CHANNEL = LmuSettings(N_STATIC, theta_ms=100, order=3, n_channels=1)

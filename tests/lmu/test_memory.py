@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from signals import smooth_utterances
 
 from layers import event_driven
-from layers.event_driven import alif_parameters
+from layers.neurons import alif_parameters
 from lmu import memory
+from signals import smooth_utterances
 from toolbox.command_line import UserError
 
 N_PHNS = 3

@@ -8,7 +8,7 @@ import pytest
 from scipy.signal import lfilter
 
 from helpers import REPOSITORY
-from layers import event_driven
+from layers import neurons
 from lmu import legendre, matched, nengo_network
 from lmu.matched import LmuSettings
 from toolbox.command_line import UserError
@@ -30,7 +30,7 @@ class Case(NamedTuple):
     features: np.ndarray
     drive: np.ndarray
     memory: matched.Memory
-    parameters: event_driven.AlifParameters
+    parameters: neurons.AlifParameters
 
     def run(self):
         return nengo_network.run(
@@ -52,7 +52,7 @@ class Case(NamedTuple):
 
 def make_case(n_frames=80, n_regular=60, n_adaptive=20, dt=1.0, **settings):
     settings = LmuSettings(n_static=2, **{"n_channels": 1, "order": 2, **settings})
-    parameters = event_driven.alif_parameters(n_regular, n_adaptive, dt=dt)
+    parameters = neurons.alif_parameters(n_regular, n_adaptive, dt=dt)
     random_generator = np.random.default_rng(3)
     memory = matched.ideal_memory(
         [slow_frames(n_frames, 3)], parameters, settings, random_generator
@@ -147,7 +147,7 @@ def test_the_network_holds_the_memory_where_its_window_is_long():
 @pytest.fixture(scope="module")
 def uncoupled():
     """A network without loop and channels: only the drive, through tau A + I = 0 and B = 0."""
-    parameters = event_driven.alif_parameters(30, 10)
+    parameters = neurons.alif_parameters(30, 10)
     features = np.ones((40, 3))  # constant: Nengo's floor of the potential plays no part
     random_generator = np.random.default_rng(1)
     drive = matched.random_drive([features], parameters, 2.0, random_generator)
@@ -237,7 +237,7 @@ def test_weights_are_those_of_the_equations(dt):
 
 def test_a_direction_is_seeded(capsys):
     utterances = [slow_frames(40, 6, seed) for seed in range(4)]
-    parameters = event_driven.alif_parameters(48, 16)
+    parameters = neurons.alif_parameters(48, 16)
     settings = LmuSettings(n_static=2, order=3, n_channels=2)
 
     def seed(number, settings=settings):
@@ -290,7 +290,7 @@ def test_the_error_of_the_mapping_is_of_states_and_rates():
 
 
 def test_neurons_of_different_membranes_are_refused():
-    parameters = event_driven.alif_parameters(20, 0, tau_v=np.linspace(10, 20, 20))
+    parameters = neurons.alif_parameters(20, 0, tau_v=np.linspace(10, 20, 20))
     with pytest.raises(UserError, match="different membrane time constants"):
         nengo_network.nengo_weights(
             [slow_frames(40, 3)],
@@ -309,6 +309,6 @@ def test_nengo_gui_finds_a_network_that_runs():
         exec(compile(file.read(), path, "exec"), names)
     network = names["model"]
     assert isinstance(network, nengo.Network)
-    simulator = nengo_network.run(network, event_driven.alif_parameters(1, 0), 300)
+    simulator = nengo_network.run(network, neurons.alif_parameters(1, 0), 300)
     assert 2 < simulator.data[network.spike_probe].mean() < 200  # Hz
     assert {e.label for e in network.all_ensembles} == {"regular", "adaptive"}

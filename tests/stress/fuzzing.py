@@ -32,6 +32,7 @@ import timit_processing  # noqa: E402
 import verify_eprop  # noqa: E402
 from speech import dataset as dataset_module  # noqa: E402
 from speech.facts import PHONES_61  # noqa: E402
+from toolbox import arrays
 from training import (
     checkpoints,  # noqa: E402
     loop,  # noqa: E402
@@ -530,7 +531,7 @@ def run_checkpoints(folder, n_cases, derandomize):
     path = os.path.join(folder, checkpoints.LAST)
     with open(path, "rb") as file:
         content = file.read()
-    arrays = checkpoints.read_arrays(path, 10**9)
+    arrays = arrays.read_arrays(path, 10**9)
     text = arrays["progress"].tobytes()
     wrong = st.sampled_from([None, -1, 10**400, 1.5, [], {}, "x", [[]], [{}], [1], True, {"a": 1}])
     records = st.dictionaries(st.sampled_from(sorted(record)), wrong).map(

@@ -13,6 +13,7 @@ command_line.import_tensorflow()
 
 import solve_timit_with_framewise_lsnn as lsnn  # noqa: E402
 import solve_timit_with_framewise_lstm as lstm  # noqa: E402
+from toolbox import arrays
 from training import (
     checkpoints,  # noqa: E402
     health,  # noqa: E402
@@ -142,7 +143,7 @@ def test_nothing_infinite_becomes_a_checkpoint(tmp_path):
     progress = checkpoints.Progress()
     checkpoints.save(tmp_path, {"w": np.ones(2)}, {}, progress)
     for bad in (np.nan, np.inf):
-        with pytest.raises(checkpoints.BadArraysError, match="weights/w"):
+        with pytest.raises(arrays.BadArraysError, match="weights/w"):
             checkpoints.save(tmp_path, {"w": np.array([1, bad])}, {}, progress)
     assert os.listdir(tmp_path) == [checkpoints.LAST]
 

@@ -21,10 +21,13 @@ command_line.import_tensorflow()
 
 import tensorflow as tf  # noqa: E402
 
-import models  # noqa: E402
+import models
 import solve_timit_with_framewise_lsnn as lsnn  # noqa: E402
 import solve_timit_with_framewise_lstm as lstm  # noqa: E402
-from layers import event_driven  # noqa: E402
+from layers import (
+    alif,  # noqa: E402
+    neurons,  # noqa: E402
+)
 from lmu import front_end  # noqa: E402
 from speech.dataset import Batch  # noqa: E402
 from tasks import figures as task_figures
@@ -337,12 +340,12 @@ def test_engines_do_not_part_in_float64(rule, short_dataset):
     dataset = short_dataset()
     flag_values = parse(lsnn)
     trained = {}
-    for engine in models.ENGINES:
+    for engine in alif.ENGINES:
         network = models.Lsnn(
             dataset.n_features,
             dataset.n_phns,
             rule,
-            event_driven.alif_parameters(12, 6),
+            neurons.alif_parameters(12, 6),
             np.random.default_rng(1),
             weight_scale=0.3,
             engine=engine,

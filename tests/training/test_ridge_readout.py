@@ -9,7 +9,9 @@ from toolbox.command_line import UserError
 command_line.import_tensorflow()
 
 import models  # noqa: E402
-from layers import event_driven  # noqa: E402
+from layers import (
+    neurons,  # noqa: E402
+)
 from training import ridge_readout  # noqa: E402
 
 
@@ -18,7 +20,7 @@ def make_network(kind, dataset, reference_quirks=False):
     sizes = dataset.n_features, dataset.n_phns, "symmetric"
     if kind == "lstm":
         return models.Lstm(*sizes, 8, random_generator)
-    parameters = event_driven.alif_parameters(12, 4, n_repeat=2, reference_quirks=reference_quirks)
+    parameters = neurons.alif_parameters(12, 4, n_repeat=2, reference_quirks=reference_quirks)
     return models.Lsnn(*sizes, parameters, random_generator, weight_scale=0.3)
 
 

@@ -1,0 +1,195 @@
+"""Bidirectional layer of LSTM cells in TensorFlow.
+
+    i, j, f, o = [x, m_{t-1}] kernel + bias, in this order
+    c_t = s(f + 1) c_{t-1} + s(i) tanh(j);  m_t = s(o) tanh(c_t),  s the logistic function
+
+Two engines compute the same: `dense`, here, is a TensorFlow loop with automatic differentiation, on
+any device; `fused` (`fused_lstm`) does a frame's whole work in one compiled loop, with its gradient
+written out, on the CPU.
+"""
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from layers import fused_lstm
+from layers.sequences import into_cell_time, out_of_cell_time, unroll
+
+N_DIRECTIONS = 2
+LSTM_ENGINES = ("dense", "fused")
+
+
+class LstmRecord(NamedTuple):
+    """Dynamics of a layer in cell time, each [directions, batch, frames, ...]."""
+
+    inputs: tf.Tensor  # x
+    m: tf.Tensor
+    gates: tf.Tensor  # [..., 4, cells] before their non-linearities, forget bias included
+    c: tf.Tensor
+
+
+FORGET_BIAS = 1.0
+
+
+def lstm_step(state, projection, w_rec, stop_recurrence):
+    """One step of an LSTM cell.
+
+    Args:
+        state: (c, m), each [directions, batch, cells].
+        projection: [directions, batch, 4 * cells], x times its part of the kernel, plus bias.
+        w_rec: [directions, cells, 4 * cells], the kernel's rows for m.
+        stop_recurrence: e-prop: gradients flow through time in c only.
+
+    Returns:
+        ((c, m), gates) with gates [directions, batch, 4, cells] in the order i, j, f, o.
+    """
+    c, m = state
+    if stop_recurrence:
+        m = tf.stop_gradient(m)  # what the other cells did is nothing this one's synapses know
+    i, j, f, o = tf.split(projection + tf.matmul(m, w_rec), 4, axis=-1)
+    f += FORGET_BIAS
+    c = tf.sigmoid(f) * c + tf.sigmoid(i) * tf.tanh(j)
+    m = tf.sigmoid(o) * tf.tanh(c)
+    return (c, m), tf.stack([i, j, f, o], axis=-2)
+
+
+def tanh_step(state, projection, w_rec, stop_recurrence):
+    """One step of a plain recurrent cell, m_t = tanh([x, m_{t-1}] kernel + bias), for BPTT."""
+    assert not stop_recurrence, "the plain cell has no state that e-prop could follow"
+    _, m = state
+    m = tf.tanh(projection + tf.matmul(m, w_rec))
+    return (m, m), m
+
+
+class LstmLayer(tf.Module):
+    """Bidirectional layer of LSTM cells, or of plain tanh cells.
+
+    Args:
+        kernel: [directions, n_in + cells, 4 * cells] initial weights (plain: [..., cells]).
+        bias: [directions, 4 * cells] initial bias (plain: [..., cells]).
+        engine: "dense" or "fused", see the module's docstring; plain cells have the first only.
+    """
+
+    def __init__(
+        self,
+        kernel,
+        bias,
+        reference_quirks=False,
+        plain=False,
+        engine="dense",
+        dtype=tf.float32,
+        name=None,
+    ):
+        super().__init__(name)
+        engines = LSTM_ENGINES[:1] if plain else LSTM_ENGINES
+        if engine not in engines:
+            raise ValueError(f"engine is {engine!r}, expected one of {engines}")
+        self.engine = engine
+        self.kernel = tf.Variable(kernel, dtype=dtype, name="kernel")
+        self.bias = tf.Variable(bias, dtype=dtype, name="bias")
+        self.n_cells = bias.shape[-1] // (1 if plain else 4)
+        self.step = tanh_step if plain else lstm_step
+        self.reference_quirks = reference_quirks
+
+    def __call__(self, inputs, seq_len, stop_recurrence, output_probe=None, record=False):
+        """Outputs m of the cells; `fused` sets them to 0 in the padding unless `reference_quirks`.
+
+        With a probe or a record the dense engine runs, whatever the layer's own.
+
+        Args:
+            inputs: [batch, frames, n_in].
+            seq_len: [batch] true frames.
+            stop_recurrence: train by e-prop instead of BPTT.
+            output_probe: [directions, batch, frames, cells] zeros added to m, whose gradient is
+                the learning signal dE/dm_t (direct under e-prop, total under BPTT). In cell time.
+            record: also return an LstmRecord (LSTM cells only).
+
+        Returns:
+            [batch, frames, directions * cells]; with `record` also an LstmRecord.
+        """
+        if stop_recurrence:
+            inputs = tf.stop_gradient(inputs)  # e-prop trains each layer by its own readout alone
+        if self.engine == "fused" and output_probe is None and not record:
+            m = fused_lstm_outputs(
+                inputs,
+                self.kernel,
+                self.bias,
+                seq_len,
+                "eprop" if stop_recurrence else "bptt",
+                self.reference_quirks,
+            )
+            shape = tf.shape(m)
+            return tf.reshape(m, [shape[0], shape[1], N_DIRECTIONS * self.n_cells])
+        dtype = self.kernel.dtype
+        n_in = self.kernel.shape[1] - self.n_cells
+        projection = tf.einsum("bti,dio->dbto", inputs, self.kernel[:, :n_in])
+        projection += self.bias[:, None, None]
+        projection = into_cell_time(projection, seq_len, self.reference_quirks)
+        w_rec = self.kernel[:, n_in:]
+
+        def step(state, inputs):
+            projection, probe = inputs if output_probe is not None else (inputs, None)
+            (c, m), gates = self.step(state, projection, w_rec, stop_recurrence)
+            if probe is not None:
+                m += probe
+            return (c, m), (m, gates, c) if record else (m,)
+
+        inputs_of_frames = tf.transpose(projection, [2, 0, 1, 3])
+        if output_probe is not None:
+            inputs_of_frames = (inputs_of_frames, tf.transpose(output_probe, [2, 0, 1, 3]))
+        zeros = tf.zeros([N_DIRECTIONS, tf.shape(inputs)[0], self.n_cells], dtype)
+        outputs = unroll(step, (zeros, zeros), inputs_of_frames)
+        outputs = [
+            tf.transpose(x, [1, 2, 0, *range(3, len(x.shape))]) for x in outputs
+        ]  # [frames, directions, batch, ...] -> [directions, batch, frames, ...]
+        m = out_of_cell_time(outputs[0], seq_len, self.reference_quirks)
+        if not record:
+            return m
+        inputs = into_cell_time(tf.stack([inputs, inputs]), seq_len, self.reference_quirks)
+        return m, LstmRecord(inputs, *outputs)
+
+
+def fused_lstm_outputs(inputs, kernel, bias, seq_len, rule, reference_quirks):
+    """Outputs of LSTM cells by the fused engine, with its gradients.
+
+    Args:
+        inputs: [batch, frames, n_in].
+        kernel: [directions, n_in + cells, 4 * cells] variable.
+        bias: [directions, 4 * cells] variable.
+        seq_len: [batch] true frames.
+        rule: one of fused_lstm.RULES.
+        reference_quirks: run through the padding too.
+
+    Returns:
+        [batch, frames, directions, cells].
+    """
+    reverse = [d == 1 for d in range(N_DIRECTIONS)]
+    dtype = inputs.dtype
+
+    def run(inputs, kernel, bias, seq_len):
+        seq_len = None if reference_quirks else seq_len
+        result = fused_lstm.forward(inputs, kernel, bias, FORGET_BIAS, seq_len, reverse)
+        return result.outputs, *result.saved
+
+    def sweep(grad_m, inputs, kernel, bias, seq_len, m, *saved):
+        seq_len = None if reference_quirks else seq_len
+        result = fused_lstm.Forward(m, fused_lstm.Saved(*saved))
+        return tuple(
+            fused_lstm.backward(result, grad_m, inputs, kernel, bias, rule, seq_len, reverse)
+        )
+
+    @tf.custom_gradient
+    def function(inputs, kernel, bias):
+        arguments = [inputs, kernel, bias, seq_len]
+        m, *saved = tf.numpy_function(run, arguments, [dtype] * 3)
+        m.set_shape([*inputs.shape[:2], N_DIRECTIONS, bias.shape[-1] // 4])
+
+        def gradient(grad_m):
+            gradients = tf.numpy_function(sweep, [grad_m, *arguments, m, *saved], [dtype] * 3)
+            for value, of in zip(gradients, (inputs, kernel, bias)):
+                value.set_shape(of.shape)
+            return gradients
+
+        return m, gradient
+
+    return function(inputs, tf.convert_to_tensor(kernel), tf.convert_to_tensor(bias))
