@@ -57,6 +57,13 @@ class NetworkConfig:
                 f"--drop_out_probability={self.drop_out_probability}: expected -1 (off) or 0 to 0.99"
             )
 
+    @classmethod
+    def _settings(cls, flag_values):
+        """The rule, and the fields that are flags but for the engine."""
+        names = [f.name for f in dataclasses.fields(cls) if f.name in flag_values]
+        settings = {name: getattr(flag_values, name) for name in names if name != "engine"}
+        return {"rule": eprop.rule_of_flag(flag_values.eprop), **settings}
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LsnnConfig(NetworkConfig):
@@ -100,25 +107,14 @@ class LsnnConfig(NetworkConfig):
         Raises:
             UserError: flags that do not go together.
         """
-        weight_scale = flag_values.weight_scale
-        if weight_scale is None:
-            weight_scale = 1.0 if flag_values.reference_quirks else 0.05
+        settings = cls._settings(flag_values)
+        if settings["weight_scale"] is None:
+            settings["weight_scale"] = 1.0 if flag_values.reference_quirks else 0.05
         return cls(
-            rule=eprop.rule_of_flag(flag_values.eprop),
-            parameters=_parameters(flag_values, seed),
-            weight_scale=weight_scale,
-            global_feedback=flag_values.BAglobal,
+            **settings,
             engine=engine,
-            n_layer=flag_values.n_layer,
-            n_directions=flag_values.n_directions,
-            tau_out=flag_values.tau_out,
-            psp_out=flag_values.psp_out,
-            readout_bias=flag_values.readout_bias,
-            loss_from_all_layers=flag_values.loss_from_all_layers,
-            reg=flag_values.reg,
-            reg_rate=flag_values.reg_rate,
-            l2=flag_values.l2,
-            drop_out_probability=flag_values.drop_out_probability,
+            parameters=_parameters(flag_values, seed),
+            global_feedback=flag_values.BAglobal,
         )
 
 
@@ -126,24 +122,12 @@ def _parameters(flag_values, seed):
     """`AlifParameters` of the flags; spread time constants are whole or halved by chance."""
     n_neurons = flag_values.n_regular + flag_values.n_adaptive
     random_generator = np.random.default_rng([seed, STREAM_TIME_CONSTANTS])
-
-    def spread(is_spread):
-        return random_generator.choice([1.0, 0.5], n_neurons) if is_spread else np.ones(n_neurons)
-
-    return neurons.alif_parameters(
-        flag_values.n_regular,
-        flag_values.n_adaptive,
-        tau_v=flag_values.tau_v * spread(flag_values.tau_v_spread),
-        tau_a=flag_values.tau_a * spread(flag_values.tau_a_spread),
-        thr=flag_values.thr,
-        beta=flag_values.beta,
-        n_ref=flag_values.n_ref,
-        dampening_factor=flag_values.dampening_factor,
-        dt=flag_values.dt,
-        n_repeat=flag_values.n_repeat,
-        rec=flag_values.rec,
-        reference_quirks=flag_values.reference_quirks,
-    )
+    names = (*neurons.FLAGS, "rec", "dampening_factor", "reference_quirks")
+    settings = {name: getattr(flag_values, name) for name in names}
+    for name in ("tau_v", "tau_a"):
+        if getattr(flag_values, f"{name}_spread"):
+            settings[name] *= random_generator.choice([1.0, 0.5], n_neurons)
+    return neurons.alif_parameters(**settings)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -177,15 +161,7 @@ class LstmConfig(NetworkConfig):
         Raises:
             UserError: flags that do not go together.
         """
-        return cls(
-            rule=eprop.rule_of_flag(flag_values.eprop),
-            n_lstm=flag_values.n_lstm,
-            lstm=flag_values.lstm,
-            init_scale=flag_values.init_scale,
-            l2=flag_values.l2,
-            reference_quirks=flag_values.reference_quirks,
-            engine=engine,
-        )
+        return cls(**cls._settings(flag_values), engine=engine)
 
 
 def define_lsnn_flags(define):
