@@ -10,15 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from exploration.plan import spoken
 from exploration.statistics import LATE, TEST, interval_over_seeds
 from exploration.tables import TITLES
-from toolbox.plotting import (
-    BLUE,
-    LABEL_PT,
-    LINE_COLOURS,
-    TICK_PT,
-    VERMILION,
-    label_axes,
-    set_title,
-)
+from toolbox.plotting import BLUE, LABEL_PT, LINE_COLOURS, TICK_PT, VERMILION, label_axes, set_title
 
 
 class Band(NamedTuple):
@@ -59,10 +51,8 @@ def learning_curves(panels, constant_error=None, title=""):
     The panels share their axes. The errors of the first fifth of the training may lie above them:
     what is to be compared is near the lower end.
 
-    Args:
-        panels: dict panel title -> dict line label -> Band; a label has one colour in all panels.
-        constant_error: error of the best constant answer.
-        title: one line.
+    `panels` is a dict panel title -> dict line label -> Band; a label has one colour in all panels.
+    `constant_error` is that of the best constant answer.
 
     Raises:
         ValueError: nothing to draw.

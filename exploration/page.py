@@ -35,12 +35,7 @@ LIMITS = """\
 
 
 def write_page(folders, page, details):
-    """Write the page on several experiments, and each one's report.
-
-    Args:
-        folders: of the experiments.
-        page: the file to write.
-        details: folder for the reports, each in a folder of its experiment's name.
+    """Write a page on the experiments in several folders, and each one's report under `details`.
 
     Raises:
         UserError: nothing to write about, or nowhere to write it.
@@ -166,15 +161,15 @@ def answer_lines(experiment):
 def _of_seeded(experiment, baseline):
     """Rows of the differences: those of the seeded start from a baseline."""
     rows = experiment.differences_from(baseline)
-    return rows[rows["start"] == SEEDED] if len(rows) else rows
+    return rows[rows["start"] == SEEDED]
 
 
 def _answer(experiment, baseline):
     """A sentence on the seeded start against another one, under each rule of the plan."""
     plan, rows = experiment.plan, _of_seeded(experiment, baseline)
     against = f"Against '{baseline['start']}'"
-    rows = rows[rows["metric"] == LATE] if len(rows) else rows
-    n = int(rows["n_pairs"].sum()) if len(rows) else 0
+    rows = rows[rows["metric"] == LATE]
+    n = rows["n_pairs"].sum()
     n_planned = len(plan.axes["rule"]) * len(plan.seeds)
     if n < n_planned:
         return f"{against}: not answered yet, {n} of {n_planned} pairs of runs are finished."

@@ -73,8 +73,12 @@ class RunSettings(NamedTuple):
 
     @property
     def digest(self):
-        """Ten hexadecimal digits that stand for script, flags and seed."""
-        flags = {name: _plain(v) for name, v in self.flags.items() if v is not None}
+        """Ten hexadecimal digits that stand for script, flags and seed; 1 and 1.0 are the same."""
+        flags = {
+            name: int(v) if isinstance(v, float) and v.is_integer() else v
+            for name, v in self.flags.items()
+            if v is not None
+        }
         text = json.dumps([self.script, flags, self.seed], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:10]
 
@@ -90,12 +94,6 @@ class RunSettings(NamedTuple):
         """The script's arguments for these flags and this seed."""
         given = {**self.flags, "seed": self.seed}
         return [f"--{name}={_argument(v)}" for name, v in given.items() if v is not None]
-
-
-def _plain(value):
-    """A value for comparison: JSON's 1 and 1.0 are the same setting."""
-    is_whole = isinstance(value, float) and value.is_integer()
-    return int(value) if is_whole else value
 
 
 def _argument(value):
@@ -124,10 +122,9 @@ class Plan:
         """The `RunSettings` of all points and seeds; a point's seeds follow each other."""
         runs = []
         for labels in itertools.product(*self.axes.values()):
-            flags = dict(self.flags)
-            for (axis, points), label in zip(self.axes.items(), labels):
-                flags.update(points[label])
-            point = dict(zip(self.axes, labels))
+            point, flags = dict(zip(self.axes, labels)), dict(self.flags)
+            for axis, label in point.items():
+                flags.update(self.axes[axis][label])
             runs += [RunSettings(self.script, point, flags, seed) for seed in self.seeds]
         return runs
 
@@ -163,7 +160,7 @@ def read_plan(path):
     _check_entries(content, refuse)
     axes = _axes(content, refuse)
     choose, search = content.get("choose"), content.get("search")
-    if choose is not None and not (isinstance(choose, str) and choose in axes):
+    if choose is not None and choose not in list(axes):
         refuse(f"choose is {choose!r}: expected an axis of grid or list")
     if search is not None and axes:
         refuse("has both a search and grid or list: expected one of them")

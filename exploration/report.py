@@ -4,15 +4,7 @@ import os
 
 from exploration import figures, search, tables
 from exploration.plan import PLAN_FILE, read_plan, spoken
-from exploration.statistics import (
-    BEST,
-    COMPARED,
-    COSTS,
-    LATE,
-    TEST,
-    VERDICTS,
-    read_experiment,
-)
+from exploration.statistics import BEST, COMPARED, COSTS, LATE, TEST, VERDICTS, read_experiment
 from toolbox.command_line import UserError
 from toolbox.durable_files import write_whole
 from toolbox.plotting import save_figure
@@ -41,8 +33,7 @@ def write_report(folder, report_folder, storage="", has_curves=True):
         storage: of the search's study; empty: the folder's own file.
         has_curves: draw learning curves beside differences; without differences they always are.
 
-    Returns:
-        The plan's Experiment; of a search None.
+    Returns the plan's Experiment; of a search None.
 
     Raises:
         UserError: nothing to report, or the folder cannot be written.
@@ -116,8 +107,8 @@ def overview(experiment):
     """Lines on how many runs there are, of which metric, seeds, code and data, and their cost."""
     runs, missing = experiment.runs, experiment.missing
     commits = sorted(set(" ".join(runs["commit"]).split()))
-    started = sorted(filter(None, runs["started"]))
-    times = f"; started between {started[0][:16]} and {started[-1][:16]}" if started else ""
+    started = sorted(text[:16].replace("T", " ") for text in runs["started"] if text)
+    times = f"; started between {started[0]} and {started[-1]}" if started else ""
     hours = runs["hours"].sum(min_count=len(runs))
     cost = f"{hours:.2f} hours of processes" if hours >= 0 else "hours not recorded"
     lines = [
@@ -158,9 +149,7 @@ def verdict_lines(experiment):
     for baseline in experiment.plan.baselines:
         said = {word: {} for word in VERDICTS}
         rows = experiment.differences_from(baseline)
-        for (first, *others), condition in (
-            rows.groupby(experiment.axes, sort=False) if len(rows) else ()
-        ):
+        for (first, *others), condition in rows.groupby(experiment.axes, sort=False):
             verdicts = condition.set_index("metric")["verdict"]
             word = verdicts[LATE]
             confirmed = r"\*" if word == verdicts[TEST] in ("lower", "higher") else ""

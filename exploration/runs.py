@@ -182,11 +182,7 @@ def train(settings, place):
         arguments = [f"--resume={run_folder}"]
     else:
         _remove_unborn(place.folder, settings)
-        arguments = [
-            *settings.arguments,
-            f"--results={place.folder}",
-            f"--comment={settings.name}",
-        ]
+        arguments = [*settings.arguments, f"--results={place.folder}", f"--comment={settings.name}"]
     command = [
         *(sys.executable, os.path.join(SCRIPTS_FOLDER, settings.script), *arguments),
         f"--n_threads={place.slot.n_threads}",

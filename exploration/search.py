@@ -88,12 +88,8 @@ def open_study(plan, storage):
         )
     except Exception as error:  # each database has its own
         raise UserError(f"--storage={storage}: {error}") from None
-    settings = {
-        "script": plan.script,
-        "flags": plan.flags,
-        "seeds": plan.seeds,
-        "ranges": plan.search["ranges"],
-    }
+    settings = {name: getattr(plan, name) for name in ("script", "flags", "seeds")}
+    settings["ranges"] = plan.search["ranges"]
     if study.user_attrs.setdefault("settings", settings) != settings:
         raise UserError(
             f"{storage}: holds a study '{plan.name}' of other flags, seeds or ranges: give this "

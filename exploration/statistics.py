@@ -10,24 +10,18 @@ test_error              with the weights of the best evaluation
 memory_capacity_before, memory_capacity_after
                         training, of LSNNs: see lmu/memory.py
 iterations_to_reach     the first evaluation with a development error not above the plan's
-                        `reach_error`, else the mean late error of all the first baseline's runs,
-                        the other axes being equal: one error for every seed, which the baseline's
-                        own runs have to reach too; infinite if never; not compared with other
-                        baselines
-seconds_per_iteration, peak_memory_gb
-                        what a run costs
+                        `reach_error`, else the mean late error of the first baseline's runs, the
+                        other axes being equal: one error for every seed, which the baseline's own
+                        runs have to reach too; infinite if never; not compared with other baselines
 
-The interval of a mean is that of Student's t over seeds, as if their errors were normally
-distributed, with 95 %. A difference is condition minus baseline, seed by seed, the plan's other
-axes being equal. Its interval, that of the paired t test, decides: the condition is lower or higher
-if it lies on one side of zero. It is as wide as needed for all that is said of one point of the
-first axis (each point of the other axes, against each baseline) to hold at once with 95 %
-(Bonferroni). Fewer than three pairs have no verdict.
-
-Beside it stand two exact two-sided p that assume no distribution and are not corrected for the
-number of comparisons: `p_permutation` is the share of all 2^n assignments of signs to the n
-differences with a mean as far from 0 as theirs, `p_sign` the sign test's. With n seeds they cannot
-be below `p_least`, 2 / 2^n.
+A mean has the 95 % interval of Student's t over seeds. A difference is condition minus baseline,
+seed by seed, the plan's other axes being equal. The interval of the paired t test decides: the
+condition is lower or higher if it lies on one side of zero. It is as wide as needed for all that is
+said of one point of the first axis (at each point of the others, against each baseline) to hold at
+once with 95 % (Bonferroni). Fewer than three pairs have no verdict. Two exact two-sided p assume no
+distribution and are not corrected: `p_permutation` is the share of all 2^n assignments of signs to
+the n differences with a mean as far from 0 as theirs, `p_sign` the sign test's; with n seeds they
+cannot be below `p_least`, 2 / 2^n.
 """
 
 import dataclasses
@@ -109,7 +103,9 @@ def _verdict(n, low, high, **_):
 
 
 def iterations_to_reach(curve, error):
-    """Iteration of the first evaluation with at most this development error; else infinity."""
+    """Iteration of the first evaluation with at most this error; else infinity, of NaN NaN."""
+    if math.isnan(error):
+        return math.nan
     return next((iteration for iteration, e in curve.items() if e <= error), math.inf)
 
 
@@ -202,12 +198,11 @@ class Experiment:
                     for metric in COMPARED
                     if metric in pairs and (metric != REACH or has_error)
                 ]
-        return pd.DataFrame(rows)
+        return pd.DataFrame(rows) if rows else pd.DataFrame(columns=[*self.axes, *COLUMNS])
 
     def differences_from(self, baseline):
         """Rows of `differences`: those of one baseline."""
-        rows = self.differences
-        return rows[rows["baseline"] == spoken(baseline)] if len(rows) else rows
+        return self.differences[self.differences["baseline"] == spoken(baseline)]
 
     @functools.cached_property
     def chosen(self):
@@ -300,17 +295,16 @@ def _add_iterations_to_reach(experiment):
     plan, runs = experiment.plan, experiment.runs
     if plan.reach_error is None and not plan.baselines:
         return
-    errors = pd.Series(plan.reach_error, runs.index, dtype=float)
-    if plan.reach_error is None:
-        baseline = plan.baselines[0]
-        others = [axis for axis in experiment.axes if axis not in baseline]
-        of_baseline = experiment._at(baseline)
-        errors[:] = of_baseline[LATE].mean()
-        if others:
-            means = of_baseline.groupby(others)[LATE].mean().rename("error")
-            errors = runs.join(means, on=others)["error"]
-    runs["error_to_reach"] = errors
+
+    def error_to_reach(run):
+        if plan.reach_error is not None:
+            return plan.reach_error
+        same = {axis: run[axis] for axis in experiment.axes}
+        return experiment._at(same | plan.baselines[0])[LATE].mean()
+
+    records = runs.to_dict("records")
+    runs["error_to_reach"] = errors = [error_to_reach(run) for run in records]
     runs[REACH] = [
-        iterations_to_reach(experiment.curves[digest], error) if math.isfinite(error) else math.nan
-        for digest, error in zip(runs["digest"], errors)
+        iterations_to_reach(experiment.curves[run["digest"]], error)
+        for run, error in zip(records, errors)
     ]

@@ -32,7 +32,9 @@ def explore(tmp_path, monkeypatch):
 
 def test_a_real_run_is_made_recorded_and_reported(tiny_processed, tmp_path, explore, capsys):
     grid = {"rule": {"one": {"eprop": "symmetric"}}}
-    write_plan(tmp_path, tiny_processed, {"n_epochs": 4, "print_every": 3, "engine": "dense"}, grid=grid)
+    write_plan(
+        tmp_path, tiny_processed, {"n_epochs": 4, "print_every": 3, "engine": "dense"}, grid=grid
+    )
     assert explore("run", "plan.json", "runs", "--n_jobs=1", "--gpus=none") == 0
     assert "runs: 1 of 1 runs finished\n" in capsys.readouterr().out
     (folder,) = run_folders(tmp_path / "runs").values()

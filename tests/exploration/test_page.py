@@ -17,10 +17,7 @@ STARTS = {
     "comment": "what is asked",
     "script": f"{SCRIPT}.py",
     "grid": {
-        "start": {
-            "scaled random": {"lr_init": 0.01},
-            "LMU": {"init": "lmu", "lr_init": 0.003},
-        },
+        "start": {"scaled random": {"lr_init": 0.01}, "LMU": {"init": "lmu", "lr_init": 0.003}},
         "rule": {"BPTT": {}, "symmetric": {"eprop": "symmetric"}, "random": {"eprop": "random"}},
     },
     "seeds": [1, 2, 3],

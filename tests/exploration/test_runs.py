@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -72,25 +73,33 @@ def test_a_run_of_another_metric_is_told_by_its_name(run, capsys):
     assert "phone error rate develop 0.800, test 0.900" in capsys.readouterr().out
 
 
-def test_a_killed_plan_goes_on(run, fast_script, tmp_path, capsys):
-    """One kill in one run of a script that is none; `make soak PART=kill_plan` has real ones."""
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_plan_that_was_killed_or_interrupted_goes_on(run, fast_script, tmp_path, capsys, number):
+    """Once, in a script that is none; `make soak PART=kill_plan` kills real ones."""
     slow = {"flags": {"n_evaluations": 8, "pause_s": 0.1}}
     assert run(**slow, list=CASES[:1]) == 0
     code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); from exploration import runs\n"
-        "runs.SCRIPTS_FOLDER = sys.argv[2]\n"
-        "runs.run_plan('plan.json', 'runs', runs.make_slots(1, 1, [], 1))"
+        "import sys; sys.path.insert(0, sys.argv.pop(1)); from exploration import runs\n"
+        "from toolbox import command_line; runs.SCRIPTS_FOLDER = sys.argv.pop(1)\n"
+        "command_line.run(lambda _: runs.run_plan('plan.json', 'runs', runs.make_slots(1, 1, [], 1)),"
+        " lambda _: None, '')"
     )
     plan = json.loads((tmp_path / "plan.json").read_text())
     (tmp_path / "plan.json").write_text(json.dumps({**plan, "list": CASES}))
     command = [sys.executable, "-c", code, REPOSITORY, str(fast_script)]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, cwd=tmp_path, **pipes)
     folder = tmp_path / "runs"
     wait_until(lambda: len(run_folders(folder)) == 2, process)
     (child,) = children_of(process)
     (running,) = (path for path in run_folders(folder).values() if "case=b_" in path)
     wait_until(lambda: len(exploration.run_folders.read_curve(running)) > 1, process)
-    kill(process, [child])
+    if number == signal.SIGKILL:
+        kill(process, [child])
+    else:
+        process.send_signal(number)
+        assert "interrupted: the same command goes on from here" in process.communicate()[1]
+        assert process.returncode == 130
     assert not exploration.run_folders.is_finished(running) and len(pytry.read(folder)) == 1
     assert run(**slow, list=CASES) == 0
     assert "2 of 2 runs finished\n" in capsys.readouterr().out

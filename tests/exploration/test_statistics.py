@@ -22,15 +22,7 @@ from exploration.statistics import (
     paired_difference,
     read_experiment,
 )
-from small_runs import (
-    GAIN,
-    ITERATIONS,
-    PLAN,
-    SCRIPT,
-    small_curve,
-    write_folder,
-    write_run,
-)
+from small_runs import GAIN, ITERATIONS, PLAN, SCRIPT, small_curve, write_folder, write_run
 from toolbox.command_line import UserError
 
 
