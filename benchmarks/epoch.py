@@ -24,10 +24,9 @@ import statistics
 import time
 from typing import NamedTuple
 
-import measuring  # first: it makes the repository's modules importable
 from absl import flags
-from frame_errors import run_script
 
+import measuring  # first: it makes the repository's modules importable
 from toolbox import command_line
 from toolbox.durable_files import write_json
 
@@ -70,8 +69,10 @@ def prepare(flag_values):
     # Both scripts write their folder whole or not at all.
     if not os.path.isdir(dataset):
         options = [f"--{size}={value}" for size, value in sizes.items()]
-        run_script("synthetic_timit.py", f"{corpus}.log", f"--output_path={corpus}", *options)
-        run_script(
+        measuring.run_script(
+            "synthetic_timit.py", f"{corpus}.log", f"--output_path={corpus}", *options
+        )
+        measuring.run_script(
             "timit_processing.py",
             f"{dataset}.log",
             f"--data_path={corpus}",
