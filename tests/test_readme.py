@@ -49,7 +49,7 @@ def scripts():
         for where in ("", "benchmarks/")
         for name in glob.glob(f"{where}*.py", root_dir=REPOSITORY)
     ]
-    return sorted(name for name in files if "\ndef define_flags(" in text(name))
+    return sorted(name for name in files if "command_line.run(main, define_flags" in text(name))
 
 
 @functools.cache
