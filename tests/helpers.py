@@ -6,6 +6,8 @@ import sys
 import threading
 
 import numpy as np
+from matplotlib.colors import to_hex
+from matplotlib.image import imread
 
 REPOSITORY = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -38,6 +40,45 @@ def assert_close(actual, expected, tolerance):
     """Largest deviation over the tensor's largest entry; an all-zero tensor must be met exactly."""
     assert actual.shape == expected.shape
     assert np.max(abs(actual - expected), initial=0) <= tolerance * np.max(abs(expected), initial=0)
+
+
+def assert_near(found, expected, tolerance=1e-9):
+    """As `assert_close`, of tensors or arrays; what is expected must not be all 0."""
+    found, expected = np.asarray(found), np.asarray(expected)
+    assert np.max(np.abs(expected)) > 1e-6
+    assert_close(found, expected, tolerance)
+
+
+def assert_different(found, other):
+    """Further apart than 1 per mille of the largest value."""
+    assert np.max(np.abs(found - other)) > 1e-3 * np.max(np.abs(other))
+
+
+def assert_draws(plot, arguments, size_px, folder):
+    """`plot` writes one PNG of that width and height into the folder, with something on it."""
+    plot(os.path.join(folder, "figure.png"), **arguments)
+    assert os.listdir(folder) == ["figure.png"]
+    image = imread(os.path.join(folder, "figure.png"))  # [height, width, 4], decodes every pixel
+    assert image.shape[:2] == size_px[::-1]
+    ink = (image[..., :3] < 0.99).any(axis=-1)
+    assert 0.02 < ink.mean() < 0.98
+
+
+def axis_names(axes):
+    """Names of a vertical axis' ticks, each on one line."""
+    return [label.get_text().replace("\n", " ") for label in axes.get_yticklabels()]
+
+
+def texts(axes):
+    return [text.get_text() for text in axes.texts]
+
+
+def fills(axes):
+    return [to_hex(patch.get_facecolor()).upper() for patch in axes.patches]
+
+
+def y_labels(figure):
+    return [axes.get_ylabel().replace("\n", " ") for axes in figure.axes]
 
 
 def assert_equal_for_any_number_of_threads_and_callers(compute, cases, monkeypatch):
