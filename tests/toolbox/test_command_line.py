@@ -268,6 +268,6 @@ def test_greetings_are_shown_when_the_import_fails(tmp_path):
 
 def test_a_script_reports_mistakes_by_its_own_name(run_script):
     """The real command line of a script that needs no TensorFlow."""
-    process = run_script("synthetic_timit.py", "--seed=none")
-    assert_user_error(process, "synthetic_timit.py: error:", "--seed=none")
+    process = run_script("timit_processing.py", "--n_processes=none")
+    assert_user_error(process, "timit_processing.py: error:", "--n_processes=none")
     assert process.stdout == ""
