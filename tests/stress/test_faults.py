@@ -92,11 +92,11 @@ def test_workers_end_with_a_killed_parent(tmp_path):
     """Else each kill would leave processes that wait for work for ever."""
     code = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "import concurrent.futures, multiprocessing, os, time, timit_processing\n"
+        "import concurrent.futures, multiprocessing, os, time, speech.recordings\n"
         "if __name__ == '__main__':\n"
         "    context = multiprocessing.get_context('spawn')\n"
         "    pool = concurrent.futures.ProcessPoolExecutor(\n"
-        "        1, context, timit_processing._end_with_parent)\n"
+        "        1, context, speech.recordings._end_with_parent)\n"
         "    print(pool.submit(os.getpid).result(), flush=True)\n"
         "    time.sleep(60)"
     )
