@@ -57,8 +57,8 @@ def define_flags(flag_values):
     flags.DEFINE_integer("n_test", 192, "test utterances", 1, **both)
     measuring.define_threads(flag_values)
     flags.DEFINE_integer("seed", 1, "seed of corpus and training", 0, **both)
-    command_line.define_path("work", "results/epoch", "folder for features and runs", **both)
-    command_line.define_path("json", "", "also write the results to this file", **both)
+    command_line.define_path("work", "results/epoch", "folder for features and runs", flag_values)
+    command_line.define_path("json", "", "also write the results to this file", flag_values)
 
 
 def prepare(flag_values):
@@ -289,6 +289,7 @@ def main(flag_values):
         raise command_line.UserError(
             "nothing to measure: engine event is the LSNN's, fused the LSTM's"
         )
+    command_line.check_output_file(flag_values, "json")
     machine = measuring.machine()
     dataset = prepare(flag_values)
     rows = []
