@@ -52,10 +52,16 @@ class PathParser(flags.ArgumentParser):
         return path
 
 
-def define_path(name, default, help_text, flag_values):
-    """Define a flag that names a file or folder."""
-    serializer = flags.ArgumentSerializer()
-    flags.DEFINE(PathParser(), name, default, help_text, flag_values, serializer)
+def define_path(name, default, help_text, flag_values, many=False):
+    """Define a flag that names a file or folder, or, given again and again, many of them."""
+    (flags.DEFINE_multi if many else flags.DEFINE)(
+        PathParser(),
+        name=name,
+        default=default,
+        help=help_text,
+        flag_values=flag_values,
+        serializer=flags.ArgumentSerializer(),
+    )
 
 
 def check_output_file(flag_values, name, suffix=""):
