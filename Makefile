@@ -19,7 +19,7 @@ TIMIT ?=
 DEMO := demo
 DEMO_DATA := $(or $(TIMIT),open_speech)
 DEMO_FLAGS := --dataset=$(DEMO)/processed --results=$(DEMO)/results --eprop=symmetric \
-	--batch=8 --n_epochs=10 --print_every=20 --seed=1
+	--batch=8 --n_epochs=30 --print_every=20 --seed=1
 EXPERIMENTS := learning_rates_lsnn lsnn_starts lsnn_baselines lmu_memory \
 	learning_rates_lsnn_unidirectional lsnn_unidirectional lsnn_untrained_cells \
 	learning_rates_lstm lstm_rules
