@@ -1,6 +1,6 @@
 # make setup   virtual environment .venv with all that the scripts and tests need
-# make demo    a corpus, features, and both networks trained by symmetric e-prop, in a few minutes
-#              (on real speech: make demo TIMIT=path; any layout that timit_processing.py reads)
+# make demo    features of open_speech/ (TIMIT=path: of any corpus that timit_processing.py reads), and
+#              both networks trained on them by symmetric e-prop, in two minutes, with figures
 # make test    all tests
 # make soak    kills, full disks, foreign input, memory and threads in the long run: one summary and
 #              soak.json, in less than 30 minutes on two cores (PART=name,name runs some)
@@ -18,9 +18,9 @@ REQUIREMENTS ?= requirements_pip.txt
 STAMP := $(VENV)/installed
 TIMIT ?=
 DEMO := demo
-DEMO_DATA := $(if $(TIMIT),$(TIMIT),$(DEMO)/timit_synthetic)
-DEMO_FLAGS := --dataset=$(DEMO)/timit_processed --results=$(DEMO)/results --eprop=symmetric \
-	--batch=8 --n_epochs=10 --print_every=20 --seed=1
+DEMO_DATA := $(or $(TIMIT),open_speech)
+DEMO_FLAGS := --dataset=$(DEMO)/processed --results=$(DEMO)/results --eprop=symmetric \
+	--batch=8 --n_epochs=30 --print_every=20 --seed=1
 FRAME_ERRORS := frame_errors_lstm frame_errors_lsnn frame_errors_lsnn_long frame_errors_dense \
 	frame_errors_cost_lstm frame_errors_cost_lsnn
 EXPERIMENTS := learning_rates_lsnn lsnn_starts lsnn_baselines lmu_memory \
@@ -39,14 +39,10 @@ $(STAMP): $(REQUIREMENTS) requirements_pip_nodeps.txt
 	touch $@
 
 demo: setup
-ifeq ($(TIMIT),)
-	$(PYTHON) synthetic_timit.py --output_path=$(DEMO_DATA)
-endif
-	$(PYTHON) timit_processing.py --data_path="$(DEMO_DATA)" --output_path=$(DEMO)/timit_processed \
-		--plot
+	$(PYTHON) timit_processing.py --data_path="$(DEMO_DATA)" --output_path=$(DEMO)/processed --plot
 	$(PYTHON) solve_timit_with_framewise_lstm.py $(DEMO_FLAGS)
 	$(PYTHON) solve_timit_with_framewise_lsnn.py $(DEMO_FLAGS)
-	@echo "figures: $(DEMO)/timit_processed/utterance.png and $(DEMO)/results/*/*/*.png"
+	@echo "figures: $(DEMO)/processed/utterance.png and $(DEMO)/results/*/*/*.png"
 
 test: setup
 	$(PYTHON) -m pytest -n auto --dist loadfile

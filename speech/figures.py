@@ -3,13 +3,12 @@
 import numpy as np
 from scipy import signal
 
-from speech.facts import FOLD_61_TO_39, FRAME_HOP_SAMPLES, SAMPLE_RATE_HZ
+from speech.facts import FOLD_61_TO_39, FRAME_HOP_MS
 from toolbox.plotting import BLUE, colour_bar, label_axes, save_figure, stacked_panels
 
 SILENCE_FILL, PHONE_FILL, WRONG_FILL = "#E5E5E5", "#CFE6F5", "#F6C68B"
 PANEL_SHARE = 0.87  # of a figure's width, beside tick names and colour bar
 PHONE_PT = 7
-FRAME_HOP_MS = 1000 * FRAME_HOP_SAMPLES / SAMPLE_RATE_HZ
 SPECTRUM_WINDOW_MS = 8  # short enough to show bursts and pitch pulses, formants still apart
 SPECTRUM_HOP_MS = 1
 SPECTRUM_RANGE_DB = 70

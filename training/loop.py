@@ -47,6 +47,7 @@ class Experiment(NamedTuple):
     # (flag values) -> function (folder, network, task, "before" or "after") -> metrics, which is
     # called before training and after it; or None
     make_observer: Callable = lambda flag_values: None
+    make_run: Callable = None  # a subclass of `Run`, for benchmarks; else `Run` itself
 
 
 # --------------------------------------------------------------------------- an experiment
@@ -91,6 +92,7 @@ def run(experiment, flag_values):
             experiment.trained_part(flag_values, network).trainable_variables,
             experiment.make_observer(flag_values),
             beside,
+            experiment.make_run,
         )
 
 
@@ -129,7 +131,7 @@ def _start_from(network, task, checkpoint, ridge_batch):
 # --------------------------------------------------------------------------- the loop
 
 
-def train(network, task, config, seed, folder, variables, observer=None, beside=()):
+def train(network, task, config, seed, folder, variables, observer=None, beside=(), make_run=None):
     """Train a network, select on the development set, then read the test set once.
 
     Where the folder holds a checkpoint, training goes on from it. Ctrl-C and SIGTERM end it after
@@ -145,6 +147,7 @@ def train(network, task, config, seed, folder, variables, observer=None, beside=
         variables: what is trained.
         observer: see `Experiment.make_observer`.
         beside: arguments that were given beside `--resume`.
+        make_run: see `Experiment`.
 
     Returns:
         The content of `metrics.json`.
@@ -157,7 +160,8 @@ def train(network, task, config, seed, folder, variables, observer=None, beside=
         run_folder.told_how_to_continue(folder, beside),
         deferred_signals() as stop_if_asked,
     ):
-        run = Run(network, task, config, seed, folder, variables, stop_if_asked)
+        make_run = make_run or Run
+        run = make_run(network, task, config, seed, folder, variables, stop_if_asked)
         run.restore()
         if observer and run.progress.iteration == 0:
             observer(folder, network, task, "before")  # a resumed run finds it there

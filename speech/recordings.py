@@ -1,0 +1,225 @@
+"""Recordings: what the files of an utterance hold, its features and labels, made in parallel.
+
+Everything is checked before anything is computed: `check_utterances` finds all problems of a
+corpus, `process_utterances` makes the recordings of those without one.
+"""
+
+import concurrent.futures
+import contextlib
+import functools
+import multiprocessing
+import os
+import signal
+import threading
+from typing import NamedTuple
+
+import numpy as np
+
+from speech.audio import read_audio
+from speech.facts import SAMPLE_RATE_HZ, SPLITS
+from speech.features import n_frames_of, read_htk, speech_features
+from speech.files import BadFileError, Problem
+from speech.labels import (
+    PHONE_INDEX,
+    REDUCED_INDICES,
+    frame_labels,
+    label_step_samples,
+    read_phones,
+    read_prompt,
+    read_words,
+)
+from toolbox import command_line
+from toolbox.command_line import UserError
+
+UTTERANCES_PER_PROCESS = 32  # fewer are done before another process has started
+
+
+@contextlib.contextmanager
+def workers(n_processes, n_utterances):
+    """Give a `map` that works in several processes, or in this one where that is as fast.
+
+    Raises:
+        UserError: one of the processes was killed.
+    """
+    n_processes = min(n_processes, -(-n_utterances // UTTERANCES_PER_PROCESS))
+    if n_processes == 1:
+        yield map
+        return
+    executor = concurrent.futures.ProcessPoolExecutor(
+        n_processes, multiprocessing.get_context("spawn"), _end_with_parent
+    )
+
+    def parallel_map(work, items):
+        with _surroundings_of_workers():  # the processes start here
+            return executor.map(work, items, chunksize=8)
+
+    try:
+        yield parallel_map
+    except concurrent.futures.BrokenExecutor:
+        raise UserError(
+            f"one of {n_processes} processes was killed, perhaps for want of memory: give fewer, "
+            f"--n_processes={n_processes // 2 or 1}, or make memory free"
+        ) from None
+    finally:
+        executor.shutdown(cancel_futures=True)
+
+
+def _end_with_parent():
+    """In a worker process: exit when the parent is gone, killed perhaps, instead of waiting on."""
+    parent = multiprocessing.parent_process()
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+
+
+@contextlib.contextmanager
+def _surroundings_of_workers():
+    """What processes started meanwhile inherit: deaf to Ctrl-C, and one BLAS thread each.
+
+    The parent ends them after Ctrl-C. There is a process for every core already, and on matrices
+    as small as these a second thread only waits: it cost four times the CPU time.
+    """
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    n_threads = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = "1"
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        if n_threads is None:
+            del os.environ["OMP_NUM_THREADS"]
+        else:
+            os.environ["OMP_NUM_THREADS"] = n_threads
+
+
+class Content(NamedTuple):
+    """What the files of an utterance hold."""
+
+    audio: np.ndarray  # int16 [samples]
+    phone_spans: list  # (start_sample, end_sample, phone) each
+    words: list | None  # (start_sample, end_sample, word) each; None if it cannot be read
+    prompt: tuple  # (start_sample, end_sample, text)
+    htk: np.ndarray | None  # float32 [frames, features]
+
+
+def read_utterance(utterance, with_htk):
+    """Read and check all files of an utterance.
+
+    Returns:
+        (`Content`, problems, notes); the content is None if there are problems. Problems and notes
+        are lists of `Problem`.
+    """
+    problems, notes = [], []
+
+    def read(function, suffix, *arguments):
+        try:
+            return function(f"{utterance.stem}{suffix}", *arguments)
+        except BadFileError as error:
+            problems.extend(error.problems)
+            return None, []
+
+    if not utterance.audio_path:
+        text = "has no audio beside it: copy the corpus again"
+        return None, [Problem("phones without audio", f"{utterance.stem}.phn", text)], []
+    audio, found = read(read_audio, utterance.audio_path[len(utterance.stem) :])
+    notes += found
+    n_samples = None if audio is None else len(audio)
+    if os.path.lexists(f"{utterance.stem}.phn"):
+        phone_spans, found = read(read_phones, ".phn", n_samples)
+        notes += found
+    else:
+        text = f"has no {os.path.basename(utterance.stem)}.phn beside it: copy the corpus again"
+        problems.append(Problem("audio without phones", utterance.audio_path, text))
+    words, found = read_words(f"{utterance.stem}.wrd")
+    prompt, more_found = read_prompt(f"{utterance.stem}.txt", n_samples)
+    notes += found + more_found
+    htk = None
+    if with_htk and n_samples:
+        htk = read(lambda path: (read_htk(path, n_frames_of(n_samples)), []), ".htk")[0]
+    if problems:
+        return None, problems, notes
+    return Content(audio, phone_spans, words, prompt, htk), [], notes
+
+
+def process_utterance(utterance, reference_quirks, with_htk):
+    """Read one utterance and make its features and labels.
+
+    Returns:
+        dict of the entries that the utterance has in the pickles, features not yet normalised,
+        float32; `metadata` is a dict of dr, speaker, utterance, text (what is said),
+        sample_start, sample_end (of the text), duration (s), num_windows (frames),
+        dataset_source, dataset_target and, from `speakers.tsv`, gender; `words` is not an array yet
+        but the (start_sample, end_sample, word) of each word, None if they cannot be read. And
+        `phone_spans`: the same of each phone.
+
+    Raises:
+        BadFileError: any of the utterance's files is not as it should be.
+    """
+    content, problems, _ = read_utterance(utterance, with_htk)
+    if problems:
+        raise BadFileError(*problems)
+    audio, (start_sample, end_sample, text) = content.audio, content.prompt
+    mfccs, filter_banks = speech_features(audio, log_filter_banks=not reference_quirks)
+    n_frames = len(mfccs)
+    step_samples = label_step_samples(reference_quirks)
+    phonems = frame_labels(content.phone_spans, PHONE_INDEX, n_frames, step_samples)
+    recording = {
+        "metadata": {
+            "dr": utterance.region,
+            "speaker": utterance.speaker,
+            "utterance": utterance.name,
+            "text": text,
+            "sample_start": start_sample,
+            "sample_end": end_sample,
+            "duration": len(audio) / SAMPLE_RATE_HZ,
+            "num_windows": n_frames,
+            "dataset_source": utterance.source,
+            "dataset_target": utterance.split,
+        }
+        | ({"gender": utterance.gender} if utterance.gender else {}),
+        "wav": audio,
+        "mfccs": mfccs.astype(np.float32),
+        "filter_banks": filter_banks.astype(np.float32),
+        "phonems": phonems,
+        "reduced_phonems": REDUCED_INDICES[phonems],
+        "words": content.words,
+        "phone_spans": content.phone_spans,
+    }
+    if with_htk:
+        recording["htk"] = content.htk
+    return recording
+
+
+def make_dataset(parallel_map, utterances, reference_quirks, with_htk):
+    """Process utterances without problems, with a progress bar.
+
+    Returns:
+        dict split -> list of what `process_utterance` returns, in order.
+    """
+    work = functools.partial(
+        process_utterance, reference_quirks=reference_quirks, with_htk=with_htk
+    )
+    recordings = command_line.progress_bar(
+        parallel_map(work, utterances), desc="features", total=len(utterances), unit="utterance"
+    )
+    dataset = {split: [] for split in SPLITS}
+    for recording in recordings:
+        dataset[recording["metadata"]["dataset_target"]].append(recording)
+    return dataset
+
+
+def label_words(dataset, step_samples):
+    """Replace the word spans of all recordings, where there are, by frame labels, in place.
+
+    Returns:
+        list of all words in the order in which they first occur, after None for no word.
+    """
+    indices = {None: 0}
+    for split in SPLITS:
+        for recording in dataset[split]:
+            if recording["words"] is None:
+                continue
+            for _, _, word in recording["words"]:
+                indices.setdefault(word, len(indices))
+            recording["words"] = frame_labels(
+                recording["words"], indices, len(recording["phonems"]), step_samples
+            )
+    return list(indices)
