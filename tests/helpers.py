@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 
 import numpy as np
 import soundfile
@@ -124,28 +123,3 @@ def fills(axes):
 
 def y_labels(figure):
     return [axes.get_ylabel().replace("\n", " ") for axes in figure.axes]
-
-
-def assert_equal_for_any_number_of_threads_and_callers(compute, cases, monkeypatch):
-    """Bit by bit: also when several Python threads call at once, each with work of its own.
-
-    `compute(case)` gives a list of arrays, with one of the engines for the CPU.
-    """
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    expected = [compute(case) for case in cases]
-    monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    found = {}
-
-    def call(k):
-        found[k] = [compute(cases[k % len(cases)]) for _ in range(4)]
-
-    callers = [threading.Thread(target=call, args=(k,)) for k in range(6)]
-    for caller in callers:
-        caller.start()
-    for caller in callers:
-        caller.join()
-    assert sorted(found) == list(range(6))
-    for k, results in found.items():
-        for result in results:
-            for array, reference in zip(result, expected[k % len(cases)], strict=True):
-                np.testing.assert_array_equal(array, reference)

@@ -254,10 +254,11 @@ def test_pseudo_derivative_of_a_spike():
     np.testing.assert_allclose(tape.gradient(z, s), [0, 0, 0.225, 0.3, 0.15, 0, 0])
 
 
+@pytest.mark.parametrize("engine", alif.ENGINES)
 @pytest.mark.parametrize("n_ref, expected", [(0, 1), (1, 1), (2, 2), (3, 3), (5, 5)])
-def test_steps_between_spikes_of_a_driven_neuron(n_ref, expected):
+def test_steps_between_spikes_of_a_driven_neuron(n_ref, expected, engine):
     parameters = neurons.alif_parameters(1, 0, n_ref=n_ref, rec=False)
-    layer = alif.AlifLayer(np.full((2, 1, 1), 9.0), None, parameters, reads_frames=True)
+    layer = alif.AlifLayer(np.full((2, 1, 1), 9.0), None, parameters, True, engine)
     spikes = layer(tf.ones([1, 6, 1]), np.array([6]), False).numpy()[0, :, 0]
     np.testing.assert_array_equal(np.diff(np.flatnonzero(spikes)), expected)
     assert spikes.sum() >= 6

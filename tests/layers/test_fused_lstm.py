@@ -1,17 +1,21 @@
 """The fused LSTM layer against NumPy, explicit eligibility traces, tangents and itself."""
 
 import re
-import tracemalloc
 from typing import NamedTuple
 
 import numpy as np
 import pytest
+from compiled import (
+    assert_equal_for_any_number_of_threads_and_callers,
+    llvm_code,
+    peak_bytes,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numba import njit, types
+from numba import types
 
 import eprop
-from helpers import assert_close, assert_equal_for_any_number_of_threads_and_callers
+from helpers import assert_close
 from layers import fused_lstm
 
 FORGET_BIAS = 1.0
@@ -290,10 +294,7 @@ def test_nothing_is_compiled_again_for_other_sizes():
 def test_memory(rule):
     """24 bytes a cell and frame, and little beside: the weights' gradients of a few groups."""
     case = make_case(0, batch=16, frames=400, n=64, dtype=np.float32)._replace(seq_len=None)
-    tracemalloc.start()
-    case.backward(case.forward(), rule)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
+    peak = peak_bytes(lambda: case.backward(case.forward(), rule))
     assert peak < 28 * case.grad_outputs.size
 
 
@@ -301,7 +302,8 @@ def test_memory(rule):
 @pytest.mark.parametrize("kernel", ["_sigmoid_of_all", "_tanh_of_all", "_cell_gradient"])
 def test_loops_over_cells_are_vector_instructions(kernel, width):
     """In the optimised code there is arithmetic on vectors, and none in a wider type."""
-    code = optimised(kernel, [width[::1]] * (6 if kernel == "_cell_gradient" else 2))
+    n_arguments = 6 if kernel == "_cell_gradient" else 2
+    code = llvm_code(getattr(fused_lstm, kernel), [width[::1]] * n_arguments)
     name = {types.float32: "float", types.float64: "double"}[width]
     for operation in ("fadd", "fmul"):
         assert re.search(rf"= {operation} [a-z ]*<\d+ x {name}>", code)
@@ -310,17 +312,8 @@ def test_loops_over_cells_are_vector_instructions(kernel, width):
 
 def test_the_product_is_made_of_vector_instructions():
     matrix = types.float32[:, ::1]
-    assert re.search(r"= fmul [a-z ]*<\d+ x float>", optimised("_add_product", [matrix] * 3))
-
-
-def optimised(kernel, signature):
-    """LLVM code of a kernel for one kind of arguments."""
-    kernel = getattr(fused_lstm, kernel)
-    options = {name: kernel.targetoptions[name] for name in ("nogil", "error_model", "fastmath")}
-    compiled = njit(**options)(kernel.py_func)
-    compiled.compile(tuple(signature))
-    (code,) = compiled.inspect_llvm().values()
-    return code
+    code = llvm_code(fused_lstm._add_product, [matrix] * 3)
+    assert re.search(r"= fmul [a-z ]*<\d+ x float>", code)
 
 
 @pytest.mark.parametrize(
