@@ -23,8 +23,9 @@ def plot_learning_curve(
     Args:
         path: the PNG file to write.
         evaluations: a dict for every evaluation, in order, with `iteration`,
-            `develop_<metric>` (fraction), `develop_loss` (nats, with penalties) and, where known (missing or None leaves a gap), `train_loss`,
-            `rate_hz_mean` and `rate_hz_max` (spikes per simulated second).
+            `develop_<metric>` (fraction), `develop_loss` (nats, with penalties) and, where known
+            (missing or None leaves a gap), `train_loss`, `rate_hz_mean` and `rate_hz_max` (spikes
+            per simulated second).
         metric: name of the error that selects.
         constant_error: what always giving one answer errs (fraction); None draws none.
         constant_answer: what that answer is called.
