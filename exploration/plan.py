@@ -35,6 +35,7 @@ so that an edited plan finds the runs that it still has in common with what was 
 """
 
 import dataclasses
+import glob
 import hashlib
 import itertools
 import json
@@ -47,7 +48,8 @@ from typing import NamedTuple
 from toolbox.command_line import UserError
 
 PLAN_FILE = "plan.json"  # of an experiment's folder
-SCRIPTS = ("solve_timit_with_framewise_lsnn.py", "solve_timit_with_framewise_lstm.py")
+SCRIPTS_FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+SCRIPTS = sorted(glob.glob("solve_*.py", root_dir=SCRIPTS_FOLDER))
 # What the starting process decides itself for every run.
 _OWN_FLAGS = ("seed", "results", "comment", "run_id", "resume", "cuda_device", "n_threads")
 # Parameters that pytry keeps for itself, or that are recorded of every run.

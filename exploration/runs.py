@@ -16,12 +16,11 @@ from typing import NamedTuple
 import pytry
 
 from exploration import run_folders
-from exploration.plan import PLAN_FILE, read_plan
+from exploration.plan import PLAN_FILE, SCRIPTS_FOLDER, read_plan
 from toolbox import command_line, run_lock
 from toolbox.command_line import UserError
 from toolbox.durable_files import write_json
 
-SCRIPTS_FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 POLL_S = 0.2
 THREAD_VARIABLES = [f"{name}_NUM_THREADS" for name in ("NUMBA", "OMP", "OPENBLAS", "MKL")]
 

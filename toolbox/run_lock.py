@@ -84,15 +84,18 @@ def take(path):
     Raises:
         UserError: the file cannot be written, or its file system has no locks.
     """
-    try:
-        file = _open(path)
-        if _take(file, path):
+    with contextlib.ExitStack() as opened:
+        try:
+            file = opened.enter_context(_open(path))
+            is_free = _take(file, path)
+        except OSError as error:
+            raise UserError(
+                f"{path}: cannot be locked ({error.strerror}): choose a folder on another file "
+                "system"
+            ) from None
+        if is_free:
+            opened.pop_all()  # stays open
             return file
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be locked ({error.strerror}): choose a folder on another file system"
-        ) from None
-    file.close()
     return None
 
 

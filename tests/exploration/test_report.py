@@ -71,6 +71,9 @@ def test_hours_are_told_only_if_all_runs_recorded_them(experiment_folder):
     metrics = json.loads(path.read_text())
     path.write_text(json.dumps({n: v for n, v in metrics.items() if n not in ("hours", "started")}))
     write_report(str(folder), str(folder))
+    runs = rows_of(folder / "runs.csv")
+    assert sorted(row["hours"] for row in runs) == ["", *["2"] * 11]
+    assert sorted(row["started"] for row in runs) == ["", *["2020-01-02T03:04:05"] * 11]
     text = (folder / "report.md").read_text()
     assert "; hours not recorded." in text and "started between 2020" in text
 

@@ -247,16 +247,6 @@ def test_runs_of_different_metrics_are_not_compared(experiment_folder):
         read_experiment(str(folder), str(folder))
 
 
-def test_hours_are_those_that_the_runs_recorded(experiment_folder):
-    folder = experiment_folder()
-    path = next((folder / SCRIPT).glob("*/metrics.json"))
-    metrics = json.loads(path.read_text())
-    path.write_text(json.dumps({n: v for n, v in metrics.items() if n not in ("hours", "started")}))
-    runs = read_experiment(str(folder), str(folder)).runs
-    assert sorted(runs["hours"])[:11] == [2.0] * 11 and runs["hours"].isna().sum() == 1
-    assert sorted(runs["started"]) == ["", *["2020-01-02T03:04:05"] * 11]
-
-
 def test_the_chosen_point_is_the_best_on_the_development_set(experiment_folder):
     folder = experiment_folder({**PLAN, "choose": "start"})
     chosen = read_experiment(str(folder), str(folder)).chosen.set_index("eprop")["start"]

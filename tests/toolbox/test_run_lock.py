@@ -127,6 +127,28 @@ def test_a_folder_without_locks_says_so(tmp_path, monkeypatch, capsys):
     assert "no locks on this file system" in capsys.readouterr().out
 
 
+def test_a_lock_outlives_the_process_that_took_it_in_those_it_started(tmp_path):
+    path = str(tmp_path / "lock")
+    with run_lock.take(path) as lock:
+        assert run_lock.take(path) is None
+        child = subprocess.Popen(
+            [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=[lock.fileno()]
+        )
+    assert run_lock.take(path) is None
+    child.communicate(b"\n")
+    with run_lock.take(path) as lock:
+        assert lock is not None
+
+
+def test_a_lock_that_has_to_be_one_is_refused_where_there_are_none(tmp_path, monkeypatch):
+    def no_locks(*_):
+        raise OSError(run_lock.errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(run_lock.fcntl, "flock", no_locks)
+    with pytest.raises(UserError, match="cannot be locked .No locks available.: choose a folder"):
+        run_lock.take(str(tmp_path / "lock"))
+
+
 def test_a_link_in_the_place_of_the_lock_is_not_followed(tmp_path):
     (tmp_path / "precious").write_text("{}")
     os.symlink(tmp_path / "precious", tmp_path / "lock")
