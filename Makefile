@@ -6,7 +6,8 @@
 #              soak.json, in less than 30 minutes on two cores (PART=name,name runs some)
 # make bench   seconds and memory of training: tables, JSON and figures as in benchmarks/README.md,
 #              in less than 15 minutes on two quiet cores
-# make frame_errors   errors of both networks under all rules, with three seeds (needs TIMIT=path)
+# make frame_errors   errors of both networks under all rules, ours and the authors' (needs
+#              TIMIT=path, of the 16-speaker sample): reports in results/frame_errors_*
 # make results   RESULTS.md: all comparisons of experiments/, some 2.5 hours on two cores (needs
 #              TIMIT=path, of the 16-speaker sample; stopped, the same command goes on)
 
@@ -20,6 +21,8 @@ DEMO := demo
 DEMO_DATA := $(or $(TIMIT),open_speech)
 DEMO_FLAGS := --dataset=$(DEMO)/processed --results=$(DEMO)/results --eprop=symmetric \
 	--batch=8 --n_epochs=30 --print_every=20 --seed=1
+FRAME_ERRORS := frame_errors_lstm frame_errors_lsnn frame_errors_lsnn_long frame_errors_dense \
+	frame_errors_cost_lstm frame_errors_cost_lsnn
 EXPERIMENTS := learning_rates_lsnn lsnn_starts lsnn_baselines lmu_memory \
 	learning_rates_lsnn_unidirectional lsnn_unidirectional lsnn_untrained_cells \
 	learning_rates_lstm lstm_rules
@@ -55,10 +58,16 @@ bench: setup
 	$(PYTHON) benchmarks/epoch.py --model=lsnn,lstm --json=benchmarks/epoch.json
 
 frame_errors: setup
-	$(PYTHON) benchmarks/frame_errors.py --timit="$(TIMIT)"
+	$(PYTHON) timit_processing.py --data_path="$(TIMIT)" --output_path=timit_sample_processed
+	$(PYTHON) timit_processing.py --data_path="$(TIMIT)" --output_path=timit_sample_quirks \
+		--reference_quirks
+	for plan in $(FRAME_ERRORS); do \
+		case $$plan in *cost*) jobs=1;; *) jobs=0;; esac; \
+		$(PYTHON) explore_parameters.py run experiments/$$plan.json results/$$plan --n_jobs=$$jobs && \
+		$(PYTHON) explore_parameters.py report results/$$plan || exit; done
 
 results: setup
 	$(PYTHON) timit_processing.py --data_path="$(TIMIT)" --output_path=timit_sample_processed
 	for plan in $(EXPERIMENTS); do \
 		$(PYTHON) explore_parameters.py run experiments/$$plan.json results/$$plan || [ $$? -eq 1 ] || exit; done
-	$(PYTHON) results_page.py $(EXPERIMENTS:%=results/%)
+	$(PYTHON) explore_parameters.py page $(EXPERIMENTS:%=results/%)
