@@ -60,8 +60,10 @@ import threading
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
+
+from layers.compiling import compiled
 
 RULES = ("bptt", "eprop")
 BLOCK_STEPS = 64  # between two stored states; psi of so many should fit a level-2 cache
@@ -448,9 +450,9 @@ def run_chunks(function, chunks):
 # Kernels. Without `fastmath` Numba keeps the order of operations, so that a spike does not depend
 # on the instruction set; only the gradients may be fused and reordered, and nowhere is NaN assumed
 # away. `error_model="numpy"` spares the checks for division by zero, which would be branches.
-_exact = njit(cache=True, nogil=True, error_model="numpy")
-_fused = njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
-_reordered = njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "reassoc"})
+_exact = compiled()
+_fused = compiled(fastmath={"contract"})
+_reordered = compiled(fastmath={"contract", "reassoc"})
 
 
 @_exact

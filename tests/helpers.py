@@ -1,13 +1,58 @@
-"""What the tests share beside fixtures: how they run the scripts, and what they assert."""
+"""What the tests share beside fixtures: speech, how they run the scripts, and what they assert."""
 
+import csv
 import os
+import shutil
 import subprocess
 import sys
 import threading
 
 import numpy as np
+import soundfile
 
 REPOSITORY = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+OPEN_SPEECH = os.path.join(REPOSITORY, "open_speech")
+
+
+def open_utterances(n_train=1, n_develop=1, n_test=1):
+    """Utterances of the open sample, few of each set: paths below OPEN_SPEECH without a suffix.
+
+    The first is the first utterance of the set's first speaker, the second of the second, and so
+    on, then the second utterances.
+    """
+    wanted = {"train": n_train, "develop": n_develop, "test": n_test}
+    with open(os.path.join(OPEN_SPEECH, "speakers.tsv"), encoding="utf-8") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    chosen = []
+    for split, n in wanted.items():
+        speakers = [
+            sorted(
+                os.path.join(row["folder"], name[:-4])
+                for name in os.listdir(os.path.join(OPEN_SPEECH, row["folder"]))
+                if name.endswith(".phn")
+            )
+            for row in rows
+            if row["split"] == split
+        ]
+        chosen += [stem for stems in zip(*speakers) for stem in stems][:n]
+    return chosen
+
+
+def write_corpus(folder, n_train=1, n_develop=1, n_test=1, name=lambda stem: stem):
+    """Write a few utterances of the open sample as TIMIT's files, sound as RIFF `.wav`.
+
+    Args:
+        folder: where to; made if missing.
+        n_train, n_develop, n_test: utterances of each set.
+        name: function from "train/dr1/f0120/u010120255" to the name to write.
+    """
+    for stem in open_utterances(n_train, n_develop, n_test):
+        source, target = os.path.join(OPEN_SPEECH, stem), os.path.join(folder, name(stem))
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        samples, rate_hz = soundfile.read(f"{source}.flac", dtype="int16")
+        soundfile.write(f"{target}.wav", samples, rate_hz)
+        for kind in ("phn", "wrd", "txt"):
+            shutil.copy(f"{source}.{kind}", f"{target}.{kind}")
 
 
 def run_in(folder, script, *arguments, timeout_s=240, **environment):

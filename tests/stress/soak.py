@@ -30,8 +30,8 @@ REPOSITORY = os.path.dirname(TESTS)
 sys.path[:0] = [HERE, TESTS, REPOSITORY, os.path.join(REPOSITORY, "benchmarks")]
 
 import faults  # noqa: E402
+from helpers import write_corpus  # noqa: E402
 from measuring import machine, machine_line  # noqa: E402
-
 from toolbox import command_line  # noqa: E402
 from toolbox.durable_files import write_json  # noqa: E402
 
@@ -102,14 +102,10 @@ def main(flag_values):
 
 
 def make_corpus(folder):
-    """A tiny synthetic corpus and its data set, two folders."""
-    corpus, dataset = os.path.join(folder, "timit"), os.path.join(folder, "processed")
-    for command in (
-        ["synthetic_timit.py", f"--output_path={corpus}", "--n_train=6", "--n_develop=2"]
-        + ["--n_test=3", "--n_processes=1"],
-        ["timit_processing.py", f"--data_path={corpus}", f"--output_path={dataset}"],
-    ):
-        run_to_end(folder, command)
+    """A few utterances of open speech and their data set, two folders."""
+    corpus, dataset = os.path.join(folder, "corpus"), os.path.join(folder, "processed")
+    write_corpus(corpus, n_train=6, n_develop=2, n_test=3)
+    run_to_end(folder, ["timit_processing.py", f"--data_path={corpus}", f"--output_path={dataset}"])
     return corpus, dataset
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from faults import killed_at_every_call, killed_checkpoints, killed_processing, tree
-from helpers import REPOSITORY
+from helpers import REPOSITORY, write_corpus
 from toolbox import durable_files
 from training import checkpoints
 
@@ -79,10 +79,8 @@ def test_killed_writers_of_checkpoints(tmp_path):
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    from synthetic_timit import write_corpus
-
     path = tmp_path_factory.mktemp("corpus") / "timit"
-    write_corpus(path, n_train=2, n_develop=1, n_test=1, n_processes=1)
+    write_corpus(path, n_train=2, n_develop=1, n_test=1)
     return str(path)
 
 

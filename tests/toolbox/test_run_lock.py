@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from helpers import REPOSITORY, assert_user_error
+from helpers import REPOSITORY, assert_user_error, write_corpus
 from toolbox import run_lock
 from toolbox.command_line import UserError
 
@@ -138,9 +138,7 @@ def test_a_link_in_the_place_of_the_lock_is_not_followed(tmp_path):
 
 def test_two_processes_processing_into_one_folder(tmp_path, run_script):
     """The second says so and stops; what the first one left behind is no harm afterwards."""
-    from synthetic_timit import write_corpus
-
-    write_corpus(tmp_path / "timit", n_train=1, n_develop=1, n_test=1, n_processes=1)
+    write_corpus(tmp_path / "timit", n_train=1, n_develop=1, n_test=1)
     with run_lock.exclusive(str(tmp_path / ".timit_processed.lock"), "x"):
         process = run_script("timit_processing.py", "--n_processes=1")
         assert_user_error(process, "timit_processed", f"process {os.getpid()} of")
