@@ -46,16 +46,17 @@ def define_flags(flag_values):
         "CUDA_VISIBLE_DEVICES, or all that nvidia-smi lists",
         **both,
     )
-    flags.DEFINE_string(
+    command_line.define_path(
         "storage",
         "",
         f"search, report: file or database URL of the shared study; empty: {STUDY_FILE} in the "
         "folder",
         **both,
     )
-    flags.DEFINE_string("report", "", "report: folder to write to; empty: the runs' own", **both)
-    flags.DEFINE_string("page", "RESULTS.md", "page: file to write", **both)
-    flags.DEFINE_string("details", "docs/results", "page: folder for the plans' reports", **both)
+    define_path = command_line.define_path
+    define_path("report", "", "report: folder to write to; empty: the runs' own", **both)
+    define_path("page", "RESULTS.md", "page: file to write", **both)
+    define_path("details", "docs/results", "page: folder for the plans' reports", **both)
 
 
 def main(flag_values, command="", *paths):
@@ -84,6 +85,8 @@ def main(flag_values, command="", *paths):
     expected, function = commands[command]
     if not expected.endswith("...") and len(paths) != len(expected.split()):
         raise UserError(f"{command}: {len(paths)} argument(s), expected {expected}")
+    if "" in paths:
+        raise UserError(f"{command}: an argument is empty, expected {expected}")
     return function(*paths)
 
 

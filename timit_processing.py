@@ -85,14 +85,13 @@ FIGURE_FILE = "utterance.png"
 
 def define_flags(flag_values):
     """Define this script's flags."""
-    flags.DEFINE_string(
-        "data_path", DATA_PATH, "folder of the corpus, read only", flag_values=flag_values
-    )
-    flags.DEFINE_string(
+    define_path = command_line.define_path
+    define_path("data_path", DATA_PATH, "folder of the corpus, read only", flag_values)
+    define_path(
         "output_path",
         OUTPUT_PATH,
         "folder to write; an earlier output of this script there is replaced",
-        flag_values=flag_values,
+        flag_values,
     )
     flags.DEFINE_bool(
         "htk",

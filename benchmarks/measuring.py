@@ -10,7 +10,6 @@ import importlib.metadata
 import multiprocessing
 import os
 import platform
-import subprocess
 import sys
 
 from absl import flags
@@ -145,14 +144,6 @@ def markdown_table(header, rows):
     """A Markdown table of strings."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def run_script(script, log, *arguments):
-    """Run a script of the repository with its output in a log file; UserError if it fails."""
-    with open(log, "w", encoding="utf-8") as file:
-        command = [sys.executable, os.path.join(REPOSITORY, script), *arguments]
-        if subprocess.run(command, stdout=file, stderr=subprocess.STDOUT).returncode:
-            raise command_line.UserError(f"{script} {' '.join(arguments)} failed: see {log}")
 
 
 def progress(iterable, n):

@@ -276,7 +276,10 @@ def _baselines(baselines, axes, refuse):
         }
         for axis, label in point.items():
             if not isinstance(label, str) or label not in axes.get(axis, {}):
-                refuse(f"baseline: there is no {axis} '{label}' in grid or list")
+                known = ", ".join(axes.get(axis, axes))
+                refuse(
+                    f"baseline: there is no {axis} '{label}' in grid or list, expected one of {known}"
+                )
         points.append(point)
     return points
 

@@ -66,6 +66,7 @@ def test_wrong_commands_are_refused_in_words(tmp_path, explore):
         ([], "expected run, search, report or page"),
         (["train", "plan.json", "runs"], "'train': expected run, search, report or page"),
         (["run", "plan.json"], "run: 1 argument(s), expected PLAN.json FOLDER"),
+        (["run", "", "runs"], "run: an argument is empty, expected PLAN.json FOLDER"),
         (["report", "runs", "plan.json"], "report: 2 argument(s), expected FOLDER"),
         (["search", "plan.json", "runs"], "plan.json: has no entry 'search'"),
         (["report", "none"], "none/plan.json: cannot be read"),

@@ -14,7 +14,6 @@ from corpora import (
     DEVELOP,
     N_FRAMES,
     N_SAMPLES,
-    OPEN_SPEECH,
     TEST,
     TRAIN,
     VICTIM,
@@ -29,7 +28,7 @@ from corpora import (
 )
 
 import timit_processing
-from helpers import REPOSITORY, assert_user_error, run_in
+from helpers import OPEN_SPEECH, REPOSITORY, assert_user_error, run_in
 from speech.audio import read_audio
 from speech.dataset import TimitDataset
 from speech.facts import FOLD_61_TO_39, PHONES_39, PHONES_61

@@ -1,13 +1,12 @@
 """Corpora for the tests: files written by hand so that any field can be wrong, and real speech."""
 
 import os
-import shutil
 import struct
 
 import numpy as np
 import soundfile
 
-from helpers import REPOSITORY
+from helpers import OPEN_SPEECH
 
 # One speaker of the training, the development and the core-test set.
 TRAIN, DEVELOP, TEST = "train/dr1/fcjf0", "test/dr1/faks0", "test/dr1/felc0"
@@ -17,10 +16,6 @@ WRD = "800 3000 she\n"
 TXT = "0 3200 She.\n"
 N_SAMPLES = 3200  # 0.2 s
 N_FRAMES = 19  # 1 + ceil((3200 - 400) / 160) = 18.5, up
-
-OPEN_SPEECH = os.path.join(REPOSITORY, "open_speech")
-if not os.path.isdir(OPEN_SPEECH):
-    OPEN_SPEECH = os.path.join(os.path.dirname(REPOSITORY), "shared", "open_speech")
 
 
 def noise(seed=0, n_samples=N_SAMPLES):
@@ -90,13 +85,3 @@ def speech(name="train/dr1/f0120/u001200098"):
     """Path without suffix of an utterance of the open sample, and its int16 [samples]."""
     stem = os.path.join(OPEN_SPEECH, name)
     return stem, soundfile.read(f"{stem}.flac", dtype="int16")[0]
-
-
-def copy_speech(stem):
-    """Copy an utterance of real speech to `stem` (a Path), its audio as RIFF; the samples."""
-    source, samples = speech()
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    for suffix in (".phn", ".wrd", ".txt"):
-        shutil.copy(source + suffix, stem.with_suffix(suffix))
-    stem.with_suffix(".wav").write_bytes(riff(samples))
-    return samples

@@ -5,7 +5,6 @@ import os
 import pytest
 from corpora import (
     DEVELOP,
-    OPEN_SPEECH,
     TEST,
     TRAIN,
     VICTIM,
@@ -15,6 +14,7 @@ from corpora import (
     write_utterance,
 )
 
+from helpers import OPEN_SPEECH
 from speech.corpus import find_corpus
 from speech.recordings import read_utterance
 from toolbox.command_line import UserError
