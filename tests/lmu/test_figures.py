@@ -52,7 +52,7 @@ def test_file_is_a_png_of_the_figures_size(plot, arguments, size_px, tmp_path):
 
 
 def test_memory_shows_every_start_and_the_window():
-    figure = figures._memory_figure(**memory_arguments(), title="")
+    figure = figures.plot_memory.draw(**memory_arguments(), title="")
     axes = figure.axes[0]
     for i, (line, name) in enumerate(zip(axes.lines, memory_arguments()["r2_by_start"])):
         assert line.get_xdata().tolist() == list(range(21))
@@ -65,7 +65,7 @@ def test_memory_shows_every_start_and_the_window():
 
 
 def test_memory_worse_than_the_mean_is_not_cut_off():
-    figure = figures._memory_figure({"lmu": [0.5, -0.2]}, None, "")
+    figure = figures.plot_memory.draw({"lmu": [0.5, -0.2]}, None, "")
     assert figure.axes[0].get_ylim() == (-0.2, 1)
     assert len(figure.axes[0].lines) == 1
 
@@ -73,12 +73,12 @@ def test_memory_worse_than_the_mean_is_not_cut_off():
 @pytest.mark.parametrize("n", [0, 5])
 def test_memory_of_too_many_or_no_starts_is_refused(n):
     with pytest.raises(ValueError, match=f"{n} kinds of weights, 1 to 4 expected"):
-        figures._memory_figure({str(i): [1] for i in range(n)}, None, "")
+        figures.plot_memory.draw({str(i): [1] for i in range(n)}, None, "")
 
 
 def test_delayed_signals_lie_upon_each_other():
     arguments = memory_utterance_arguments()
-    figure = figures._memory_utterance_figure(**arguments)
+    figure = figures.plot_memory_utterance.draw(**arguments)
     signals, raster = figure.axes[:2]
     shifted, decoded, ideal = signals.lines
     assert [line.get_label() for line in signals.lines] == [
@@ -99,11 +99,11 @@ def test_delayed_signals_lie_upon_each_other():
 def test_memory_arrays_that_do_not_fit_are_refused():
     arguments = memory_utterance_arguments()
     with pytest.raises(ValueError, match="have 300, 300, 299 and 300 steps"):
-        figures._memory_utterance_figure(**{**arguments, "decoded": arguments["decoded"][1:]})
+        figures.plot_memory_utterance.draw(**{**arguments, "decoded": arguments["decoded"][1:]})
 
 
 def test_eigenvalues_are_shown_as_rates_of_the_window():
-    axes = figures._eigenvalue_figure(**EIGENVALUES, title="").axes[0]
+    axes = figures.plot_eigenvalues.draw(**EIGENVALUES, title="").axes[0]
     ideal, loop = axes.lines[:2]
     np.testing.assert_allclose(ideal.get_xydata(), [[-3, 4], [-3, -4]])
     np.testing.assert_allclose(loop.get_xydata(), [[-2, 1], [-2, -1]])

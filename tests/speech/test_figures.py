@@ -34,7 +34,7 @@ def test_file_is_a_png_of_the_figures_size(tmp_path):
 
 
 def test_utterance_panels_share_the_time_axis():
-    figure = figures._utterance_figure(**utterance_arguments())
+    figure = figures.plot_utterance.draw(**utterance_arguments())
     waveform, spectrum, filters, phones = figure.axes[:4]
     assert y_labels(figure)[:4] == [
         "amplitude (of full scale)",
@@ -52,7 +52,7 @@ def test_utterance_panels_share_the_time_axis():
 
 
 def test_utterance_names_every_phone_where_it_is():
-    phones = figures._utterance_figure(**utterance_arguments()).axes[3]
+    phones = figures.plot_utterance.draw(**utterance_arguments()).axes[3]
     assert texts(phones) == ["h#", "ax-h", "s"]
     assert [text.get_position()[0] for text in phones.texts] == pytest.approx([0.05, 0.175, 0.375])
     assert [patch.get_x() for patch in phones.patches] == pytest.approx([0, 0.1, 0.25])
@@ -68,7 +68,7 @@ def test_names_of_narrow_phones_stand_apart():
     edges = range(0, 160 * 16, 160)  # 10-ms phones, each narrower than a letter
     arguments = utterance_arguments(audio)
     arguments["phone_spans"] = [(start, start + 160, "ix") for start in edges]
-    phones = figures._utterance_figure(**arguments).axes[3]
+    phones = figures.plot_utterance.draw(**arguments).axes[3]
     assert [text.get_rotation() for text in phones.texts] == [90] * 16
     heights = [text.get_position()[1] for text in phones.texts]
     assert heights[::2] == [heights[0]] * 8
@@ -94,7 +94,7 @@ def test_spectrogram_of_a_click_in_a_tone():
 def test_spectrogram_of_silence_is_dark():
     arguments = utterance_arguments(np.zeros(8000, np.int16))
     arguments["filter_banks"] = np.zeros((50, 41))
-    figure = figures._utterance_figure(**arguments)
+    figure = figures.plot_utterance.draw(**arguments)
     assert figure.axes[1].images[0].get_array().max() < -figures.SPECTRUM_RANGE_DB
     figure.draw_without_rendering()
 
@@ -111,7 +111,7 @@ def test_utterance_shorter_than_a_window(tmp_path):
 )
 def test_utterance_of_nothing_is_refused(change):
     with pytest.raises(ValueError, match="expected"):
-        figures._utterance_figure(**{**utterance_arguments(), **change})
+        figures.plot_utterance.draw(**{**utterance_arguments(), **change})
 
 
 def test_utterance_of_the_speech_sample(timit_sample):
@@ -121,7 +121,7 @@ def test_utterance_of_the_speech_sample(timit_sample):
         rows = [line.split() for line in file]
     spans = [(int(start), int(end), phone) for start, end, phone in rows]
     filter_banks = np.zeros((len(audio) // 160, 41))
-    figure = figures._utterance_figure(audio, sample_rate_hz, filter_banks, spans, "")
+    figure = figures.plot_utterance.draw(audio, sample_rate_hz, filter_banks, spans, "")
     assert texts(figure.axes[3]) == [phone for _, _, phone in spans]
     # Speech lies within the drawn range: less than half of the picture is black, little is white.
     power_db = figure.axes[1].images[0].get_array()

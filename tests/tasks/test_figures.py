@@ -65,7 +65,7 @@ def test_arrays_that_do_not_fit_leave_no_file(tmp_path):
 
 
 def test_lsnn_panels_share_the_frame_axis():
-    figure = figures._lsnn_utterance_figure(**lsnn_arguments())
+    figure = figures.plot_lsnn_utterance.draw(**lsnn_arguments())
     assert y_labels(figure)[:5] == [
         "feature",
         "true phones",
@@ -82,7 +82,7 @@ def test_lsnn_panels_share_the_frame_axis():
 
 def test_raster_draws_the_spikes_of_evenly_chosen_neurons():
     arguments = lsnn_arguments()
-    raster = figures._lsnn_utterance_figure(**arguments).axes[2]
+    raster = figures.plot_lsnn_utterance.draw(**arguments).axes[2]
     shown = np.linspace(0, 199, 80).round().astype(int)  # 0-59, 60-99, 100-159, 160-199 are groups
     rows = [
         np.flatnonzero((shown >= a) & (shown < b))
@@ -108,7 +108,7 @@ def test_raster_draws_the_spikes_of_evenly_chosen_neurons():
 
 
 def test_true_phones_and_answers_are_blocks():
-    figure = figures._lsnn_utterance_figure(**lsnn_arguments())
+    figure = figures.plot_lsnn_utterance.draw(**lsnn_arguments())
     true_phones, answers = figure.axes[1], figure.axes[3]
     assert texts(true_phones) == list(PHONES_39[:5])
     assert [patch.get_x() for patch in true_phones.patches] == [0, 8, 16, 24, 32]
@@ -120,7 +120,7 @@ def test_true_phones_and_answers_are_blocks():
 
 def test_probabilities_are_the_softmax_with_boxes_on_the_true_path():
     arguments = lsnn_arguments()
-    classes = figures._lsnn_utterance_figure(**arguments).axes[4]
+    classes = figures.plot_lsnn_utterance.draw(**arguments).axes[4]
     drawn = np.asarray(classes.images[0].get_array())  # [classes, frames]
     assert drawn.sum(axis=0) == pytest.approx(np.ones(40))
     ratio = np.log(drawn[3, 7] / drawn[5, 7])
@@ -136,7 +136,7 @@ def test_realistic_size_with_61_phones_and_a_blank(tmp_path):
     figures.plot_lsnn_utterance(path, **arguments)
     height, width, _ = imread(path, format="png").shape
     assert width == 2520 and 2500 < height < 3000
-    classes = figures._lsnn_utterance_figure(**arguments).axes[4]
+    classes = figures.plot_lsnn_utterance.draw(**arguments).axes[4]
     assert axis_names(classes) == [*PHONES_61, "blank"]
 
 
@@ -149,7 +149,7 @@ def test_realistic_size_with_61_phones_and_a_blank(tmp_path):
 )
 def test_networks_of_one_kind_of_neuron(n_regular, n_adaptive, groups):
     arguments = lsnn_arguments(n_regular=n_regular, n_adaptive=n_adaptive)
-    raster = figures._lsnn_utterance_figure(**arguments).axes[2]
+    raster = figures.plot_lsnn_utterance.draw(**arguments).axes[2]
     names = axis_names(raster)
     assert names == groups
     assert raster.get_ylabel().startswith(f"{2 * (n_regular + n_adaptive)} of")
@@ -158,7 +158,7 @@ def test_networks_of_one_kind_of_neuron(n_regular, n_adaptive, groups):
 def test_network_of_one_direction():
     arguments = lsnn_arguments(n_regular=120, n_adaptive=80)  # 200 columns, all of one direction
     arguments["spikes"] = arguments["spikes"][:, :200]
-    raster = figures._lsnn_utterance_figure(**arguments, n_directions=1).axes[2]
+    raster = figures.plot_lsnn_utterance.draw(**arguments, n_directions=1).axes[2]
     names = axis_names(raster)
     assert names == ["forward regular", "forward adaptive"]
     assert raster.get_ylabel().startswith("80 of the layer's 200")
@@ -183,7 +183,7 @@ def test_one_frame_without_a_spike(tmp_path):
 )
 def test_lsnn_arrays_that_do_not_fit_are_refused(change, words):
     with pytest.raises(ValueError, match=words):
-        figures._lsnn_utterance_figure(**{**lsnn_arguments(), **change})
+        figures.plot_lsnn_utterance.draw(**{**lsnn_arguments(), **change})
 
 
 # Confusion matrix
@@ -191,7 +191,7 @@ def test_lsnn_arrays_that_do_not_fit_are_refused(change, words):
 
 @pytest.mark.parametrize("class_names", [PHONES_39, PHONES_61])
 def test_confusion_matrix_shows_shares_of_true_phones(class_names):
-    figure = figures._confusion_matrix_figure(**confusion_arguments(class_names))
+    figure = figures.plot_confusion_matrix.draw(**confusion_arguments(class_names))
     axes = figure.axes[0]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("answered phone", "true phone")
     for labels in (axes.get_xticklabels(), axes.get_yticklabels()):
@@ -218,4 +218,4 @@ def test_confusion_matrix_without_any_frames(tmp_path):
 @pytest.mark.parametrize("shape", [(38, 39), (61, 61), (39,)])
 def test_confusion_matrix_of_another_size_is_refused(shape):
     with pytest.raises(ValueError, match=r"\(39, 39\) expected"):
-        figures._confusion_matrix_figure(np.ones(shape), PHONES_39, "")
+        figures.plot_confusion_matrix.draw(np.ones(shape), PHONES_39, "")

@@ -23,7 +23,7 @@ def evaluations(n=6):
 
 
 def drawn(rows, constant_error=None, title=""):
-    return figures._learning_curve_figure(
+    return figures.plot_learning_curve.draw(
         rows, "frame_error", constant_error, "commonest phone", title
     )
 
@@ -104,6 +104,6 @@ def test_learning_curve_of_no_evaluations_is_refused():
 
 def test_another_metric_is_named_and_read():
     rows = [{"iteration": i, "develop_phone_error_rate": e} for i, e in enumerate((0.9, 0.4))]
-    figure = figures._learning_curve_figure(rows, "phone_error_rate", None, "", "")
+    figure = figures.plot_learning_curve.draw(rows, "phone_error_rate", None, "", "")
     assert y_labels(figure)[0] == "phone error rate (fraction)"
     assert figure.axes[0].lines[0].get_ydata().tolist() == [0.9, 0.4]
