@@ -1,5 +1,7 @@
 """What the tests share beside fixtures: how they run the scripts, and what they assert."""
 
+import contextlib
+import io
 import os
 import subprocess
 import sys
@@ -10,7 +12,10 @@ import numpy as np
 REPOSITORY = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
-def run_in(folder, script, *arguments, timeout_s=240, **environment):
+LIMIT_S = 1200  # of a process: only what hangs takes so long, however busy the machine is
+
+
+def run_in(folder, script, *arguments, timeout_s=LIMIT_S, **environment):
     """Run a script of the repository in a folder; returns the ended process."""
     command = [os.path.join(REPOSITORY, script), *map(str, arguments)]
     if script.endswith(".py"):
@@ -23,6 +28,22 @@ def run_in(folder, script, *arguments, timeout_s=240, **environment):
         text=True,
         timeout=timeout_s,
     )
+
+
+def run_here(script, *arguments):
+    """What a script would do, by its module and in this process, which has TensorFlow already."""
+    from toolbox import command_line
+
+    command, out, err = [script.__file__, *map(str, arguments)], io.StringIO(), io.StringIO()
+    n_positional = -1 if script.__name__ == "verify_eprop" else 0
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            command_line.run(
+                script.main, script.define_flags, script.__doc__, command, n_positional
+            )
+    except SystemExit as ended:
+        status = ended.code or 0
+    return subprocess.CompletedProcess(command, status, out.getvalue(), err.getvalue())
 
 
 def assert_user_error(process, *words):
