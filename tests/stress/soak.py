@@ -31,7 +31,6 @@ sys.path[:0] = [HERE, TESTS, REPOSITORY, os.path.join(REPOSITORY, "benchmarks")]
 
 import faults  # noqa: E402
 from measuring import machine, machine_line  # noqa: E402
-
 from toolbox import command_line  # noqa: E402
 from toolbox.durable_files import write_json  # noqa: E402
 
@@ -116,7 +115,7 @@ def make_corpus(folder):
 def run_to_end(where, command, **options):
     """What a script prints; raises AssertionError if it fails."""
     with faults.start(where, command, **options) as process:
-        out = process.communicate(timeout=faults.TIMEOUT_S)[0]
+        out = process.communicate(timeout=faults.LIMIT_S)[0]
     assert process.returncode == 0, out
     return out
 

@@ -7,6 +7,7 @@ import pytest
 
 from lmu import front_end
 from small_runs import BOTH, build, evaluate, lsnn, lstm, parse
+from speech import dataset as dataset_module
 from speech.dataset import Batch
 from tasks.framewise import Framewise, cross_entropy, random_windows
 from toolbox.command_line import UserError
@@ -231,3 +232,27 @@ def test_a_data_set_of_another_version_is_no_traceback(tiny_processed, tmp_path)
         lstm.make_task(parse(lstm, f"--dataset={tmp_path}"))
     except UserError as error:
         assert "processing.json" in str(error)
+
+
+@pytest.mark.parametrize("kind", Batch._fields[:2] + ("metadata",))
+def test_the_checksum_is_of_what_is_read(kind, tiny_processed, monkeypatch):
+    read = dataset_module._read_utterances
+
+    def changed(folder, *arguments):
+        utterances = read(folder, *arguments)
+        if folder.endswith("test"):
+            of_kind = utterances[("features", "phns", "metadata").index(kind)]
+            if kind == "metadata":
+                of_kind[0] = {**of_kind[0], "speaker": "other"}
+            else:
+                of_kind[0] = of_kind[0].copy()
+                of_kind[0][3] += 1e-9 if kind == "features" else 1 if of_kind[0][3] == 0 else -1
+        return utterances
+
+    def checksum():
+        return Framewise(dataset_module.TimitDataset(tiny_processed)).checksum
+
+    first = checksum()
+    assert first == checksum() and len(first) == 64
+    monkeypatch.setattr(dataset_module, "_read_utterances", changed)
+    assert checksum() != first
