@@ -18,7 +18,8 @@ from helpers import LIMIT_S, REPOSITORY, run_here
 from small_runs import build, lsnn, lstm
 from tasks import figures as task_figures
 from toolbox.command_line import Interrupted, UserError
-from training import checkpoints, devices, figures, loop
+from training import checkpoints, devices, figures
+from training.schedule import Schedule
 
 
 class Run:
@@ -51,14 +52,14 @@ class Run:
 @pytest.fixture
 def at(monkeypatch):
     """Function: do something just before the step of an iteration, once."""
-    train_step = loop.Run.step
+    rate = Schedule.rate  # asked for in every step and evaluation
     todo = {}
 
-    def hooked(run, epoch, batch):
-        todo.pop(run.progress.iteration, lambda: None)()
-        return train_step(run, epoch, batch)
+    def hooked(schedule, iteration):
+        todo.pop(iteration, lambda: None)()
+        return rate(schedule, iteration)
 
-    monkeypatch.setattr(loop.Run, "step", hooked)
+    monkeypatch.setattr(Schedule, "rate", hooked)
     return lambda iteration, action: todo.update({iteration: action})
 
 
