@@ -29,14 +29,8 @@ def results(process, path):
 
 @pytest.fixture
 def measured_here(monkeypatch, tmp_path):
-    """Function: results of a benchmark whose measurements run in this process, all but peaks."""
-    in_child = measuring.in_child
-
-    def here(function, *arguments):
-        run = in_child if function is scaling.measure_peak_gb else lambda f, *a: f(*a)
-        return run(function, *arguments)
-
-    monkeypatch.setattr(measuring, "in_child", here)
+    """Function: results of a benchmark whose measurements run in this process."""
+    monkeypatch.setattr(measuring, "in_child", lambda function, *arguments: function(*arguments))
     # Threads can be chosen only before TensorFlow starts.
     monkeypatch.setattr(steps.devices, "set_up_devices", lambda *arguments: None)
     for engine in (event_driven, fused_lstm):  # a clock is put around these
@@ -97,13 +91,15 @@ def test_training_step_measures_keras_lstm_under_bptt_only(measured_here):
         assert row["seconds_median"] > 0
 
 
-def test_scaling_varies_one_thing_at_a_time(measured_here, tmp_path):
-    process, result = measured_here(
-        scaling,
+def test_scaling_varies_one_thing_at_a_time(run_script, tmp_path):
+    """In processes of their own: a peak of memory is handed down to what a process starts."""
+    process = run_script(
+        "benchmarks/scaling.py",
         *("--frames=40,4000", "--base_frames=40", "--neurons=100", "--base_neurons=100"),
         *("--batch=2", "--base_batch=2", "--rate_hz=15,60", "--threads=1", "--repeats=1"),
-        f"--figure={tmp_path / 'figure.png'}",
+        *("--figure=figure.png", "--json=scaling.json"),
     )
+    result = results(process, tmp_path / "scaling.json")
     assert "| neurons per direction | 100 |" in process.stdout
     assert "bytes per neuron and simulated step" in process.stdout
     points = [tuple(row[axis] for axis in scaling.AXES) for row in result["rows"]]
