@@ -1,6 +1,8 @@
 """What the tests share beside fixtures: speech, how they run the scripts, and what they assert."""
 
+import contextlib
 import csv
+import io
 import os
 import shutil
 import subprocess
@@ -56,7 +58,10 @@ def write_corpus(folder, n_train=1, n_develop=1, n_test=1, name=lambda stem: ste
             shutil.copy(f"{source}.{kind}", f"{target}.{kind}")
 
 
-def run_in(folder, script, *arguments, timeout_s=240, **environment):
+LIMIT_S = 1200  # of a process: only what hangs takes so long, however busy the machine is
+
+
+def run_in(folder, script, *arguments, timeout_s=LIMIT_S, **environment):
     """Run a script of the repository in a folder; returns the ended process."""
     command = [os.path.join(REPOSITORY, script), *map(str, arguments)]
     if script.endswith(".py"):
@@ -69,6 +74,22 @@ def run_in(folder, script, *arguments, timeout_s=240, **environment):
         text=True,
         timeout=timeout_s,
     )
+
+
+def run_here(script, *arguments):
+    """What a script would do, by its module and in this process, which has TensorFlow already."""
+    from toolbox import command_line
+
+    command, out, err = [script.__file__, *map(str, arguments)], io.StringIO(), io.StringIO()
+    n_positional = -1 if script.__name__ == "verify_eprop" else 0
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            command_line.run(
+                script.main, script.define_flags, script.__doc__, command, n_positional
+            )
+    except SystemExit as ended:
+        status = ended.code or 0
+    return subprocess.CompletedProcess(command, status, out.getvalue(), err.getvalue())
 
 
 def assert_user_error(process, *words):

@@ -10,11 +10,11 @@ import io
 import json
 import os
 import pickle
-import shutil
 import signal
 import struct
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 from hypothesis import HealthCheck, Phase, given, settings
@@ -37,10 +37,8 @@ from speech.facts import PHONES_61  # noqa: E402
 from speech.features import read_htk  # noqa: E402
 from speech.plain_pickle import load_plain_pickle  # noqa: E402
 from toolbox import arrays
-from training import (
-    checkpoints,  # noqa: E402
-    loop,  # noqa: E402
-)
+from training import checkpoints, run_folder  # noqa: E402
+from training.checkpoints import load_weights  # noqa: E402
 
 HANG_S = 20  # a case that takes longer hangs
 NUMBERS = [0, 1, 2, 127, 128, 255, 256, 32767, 65535, 2**31 - 1, 2**31, 2**32 - 1, 2**63, 10**25]
@@ -433,10 +431,9 @@ def dataset_folder(folder, n_cases, derandomize):
         write(path, content)
         try:
             flag_values, _ = command_line.parse_flags(lstm.define_flags, ["x", f"--dataset={good}"])
-            dataset = loop.load_dataset(flag_values)
-            for _, batch in loop.training_batches(dataset, flag_values, 1):
-                assert np.isfinite(batch.features).all()
-                break
+            task = lstm.make_task(flag_values)
+            batch = next(task.training_batches(flag_values.batch, np.random.default_rng(1)))
+            assert np.isfinite(batch.features).all()
         finally:
             write(path, before)
 
@@ -452,16 +449,16 @@ def dataset_folder(folder, n_cases, derandomize):
 # --------------------------------------------------------------------------- weights, checkpoints
 
 
-def _npz(arrays):
+def _npz(named):
     content = io.BytesIO()
-    np.savez(content, **arrays)
+    np.savez(content, **named)
     return content.getvalue()
 
 
 @st.composite
-def archives(draw, arrays):
+def archives(draw, named):
     """An `.npz` of the given arrays with a few changed in name, shape, type, value or header."""
-    changed = dict(arrays)
+    changed = dict(named)
     for _ in range(draw(st.integers(1, 3))):
         name = draw(st.sampled_from(sorted(changed)))
         kind = draw(st.sampled_from(["drop", "rename", "type", "shape", "value", "object"]))
@@ -502,8 +499,7 @@ def _network():
     flag_values, _ = command_line.parse_flags(
         lstm.define_flags, ["x", "--n_lstm=3", "--eprop=adaptive"]
     )
-    dataset = type("Sizes", (), {"n_features": 2, "n_phns": 4})
-    return lstm.make_network(flag_values, dataset, 1)
+    return lstm.make_network(flag_values, SimpleNamespace(n_features=2, n_classes=4), 1)
 
 
 def weights(folder, n_cases, derandomize):
@@ -512,7 +508,7 @@ def weights(folder, n_cases, derandomize):
 
     def read(content):
         try:
-            loop.load_weights(write(path, content), network)
+            load_weights(write(path, content), network)
             assert all(np.isfinite(v.numpy()).all() for v in network.weights().values())
         except UserError:
             for name, variable in network.weights().items():
@@ -527,8 +523,8 @@ def weights(folder, n_cases, derandomize):
 def run_checkpoints(folder, n_cases, derandomize):
     good = {"w_in": np.ones((2, 3), np.float32), "b": np.zeros(2, np.float32)}
     state = {"0_iteration": np.array(3, np.int64), "1_m": np.zeros(2, np.float32)}
-    record = {name: 0.5 for name in checkpoints._NUMBERS} | {"iteration": 0, "epoch": 0}
-    record["train_loss"] = None
+    record = {"iteration": 0, "epoch": 0, "metric": "frame_error", "develop_frame_error": 0.5}
+    record |= {"develop_loss": 0.5, "train_loss": None}
     progress = checkpoints.Progress(
         3, 0, [record, {**record, "iteration": 2}], [0.1] * 3, [2.0], good, {"layer 0": "silent"}
     )
@@ -536,8 +532,8 @@ def run_checkpoints(folder, n_cases, derandomize):
     path = os.path.join(folder, checkpoints.LAST)
     with open(path, "rb") as file:
         content = file.read()
-    arrays = arrays.read_arrays(path, 10**9)
-    text = arrays["progress"].tobytes()
+    saved = arrays.read_arrays(path, 10**9)
+    text = saved["progress"].tobytes()
     wrong = st.sampled_from([None, -1, 10**400, 1.5, [], {}, "x", [[]], [{}], [1], True, {"a": 1}])
     records = st.dictionaries(st.sampled_from(sorted(record)), wrong).map(
         lambda change: {**json.loads(text), "evaluations": [{**record, **change}]}
@@ -561,8 +557,8 @@ def run_checkpoints(folder, n_cases, derandomize):
 
     cases = (
         damaged([content])
-        | archives(arrays)
-        | states.map(lambda s: _npz({**arrays, "progress": np.frombuffer(s, np.uint8)}))
+        | archives(saved)
+        | states.map(lambda s: _npz({**saved, "progress": np.frombuffer(s, np.uint8)}))
     )
     return trial(cases, read, n_cases, derandomize)
 
@@ -592,7 +588,8 @@ def flags(folder, n_cases, derandomize):
         script, command = case
         flag_values, _ = command_line.parse_flags(script.define_flags, ["x", *command])
         if hasattr(script, "check_flags"):
-            flag_values = loop.resumed_flags(flag_values, script.define_flags, script.SCRIPT)
+            name = script.EXPERIMENT.script
+            flag_values, _ = run_folder.resumed_flags(flag_values, script.define_flags, name)
             script.check_flags(flag_values)
 
     return trial(st.sampled_from(scripts).flatmap(arguments), parse, n_cases, derandomize)
@@ -600,9 +597,11 @@ def flags(folder, n_cases, derandomize):
 
 def run_records(folder, n_cases, derandomize):
     flag_values, _ = command_line.parse_flags(lsnn.define_flags, ["x"])
-    with contextlib.redirect_stdout(io.StringIO()):
-        run_folder = loop.make_run_folder(flag_values, lsnn.SCRIPT, 1)
-    path = os.path.join(run_folder, "flags.json")
+    name, results = lsnn.EXPERIMENT.script, os.path.join(folder, "results")
+    written = run_folder.record_of(name, flag_values, 1, None)
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.ExitStack() as held:
+        resumed = run_folder.make(results, name, [], written, held)
+    path = os.path.join(resumed, "flags.json")
     with open(path, "rb") as file:
         good = file.read()
     record = json.loads(good)
@@ -612,19 +611,16 @@ def run_records(folder, n_cases, derandomize):
         st.dictionaries(st.sampled_from([*record["flags"], "more", "help", "flagfile"]), wrong),
         st.dictionaries(st.sampled_from(sorted(record)), wrong, max_size=1),
     ).map(lambda c: json.dumps({**record, "flags": {**record["flags"], **c[0]}, **c[1]}).encode())
-    flag_values, _ = command_line.parse_flags(lsnn.define_flags, ["x", f"--resume={run_folder}"])
-    now = loop.surroundings()
+    flag_values, _ = command_line.parse_flags(lsnn.define_flags, ["x", f"--resume={resumed}"])
+    now = run_folder.surroundings()
 
     def read(content):
         write(path, content)
-        found = loop.resumed_flags(flag_values, lsnn.define_flags, lsnn.SCRIPT)
+        found, _ = run_folder.resumed_flags(flag_values, lsnn.define_flags, name)
         lsnn.check_flags(found)
-        loop.warn_of_differences(run_folder, loop.read_record(run_folder), now, now)
+        run_folder.warn_of_differences(resumed, run_folder.read_record(resumed), now, now)
 
-    try:
-        return trial(damaged([good]) | changed, read, n_cases, derandomize)
-    finally:
-        shutil.rmtree(os.path.dirname(os.path.dirname(run_folder)))
+    return trial(damaged([good]) | changed, read, n_cases, derandomize)
 
 
 TARGETS = {

@@ -112,7 +112,7 @@ def make_corpus(folder):
 def run_to_end(where, command, **options):
     """What a script prints; raises AssertionError if it fails."""
     with faults.start(where, command, **options) as process:
-        out = process.communicate(timeout=faults.TIMEOUT_S)[0]
+        out = process.communicate(timeout=faults.LIMIT_S)[0]
     assert process.returncode == 0, out
     return out
 

@@ -74,7 +74,7 @@ def test_a_kill_at_any_call_leaves_the_old_folder_or_the_new_one(exchanges, tmp_
 
 
 def test_killed_writers_of_checkpoints(tmp_path):
-    assert killed_checkpoints(tmp_path, 4, np.random.default_rng(1)) == 4
+    assert killed_checkpoints(tmp_path, 2, np.random.default_rng(1)) == 2
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def corpus(tmp_path_factory):
 
 
 def test_killed_processing(corpus, tmp_path):
-    killed_processing(str(tmp_path), corpus, 3, np.random.default_rng(1))
+    killed_processing(str(tmp_path), corpus, 1, np.random.default_rng(1))
 
 
 def test_workers_end_with_a_killed_parent(tmp_path):
