@@ -13,6 +13,7 @@ import sys
 import numpy as np
 import pytest
 from absl import flags
+from tiny_runs import BOTH, build, lsnn, lstm, run_of, values
 
 import models
 from helpers import LIMIT_S, REPOSITORY, assert_user_error
@@ -20,7 +21,6 @@ from layers import alif, neurons
 from layers import lstm as lstm_layer
 from lmu import flags as lmu_flags
 from lmu import memory, seeding, starts
-from small_runs import BOTH, build, lsnn, lstm, run_of, values
 from toolbox import command_line
 from toolbox.command_line import UserError
 from training.flags import TrainingConfig

@@ -10,10 +10,10 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
+import tiny_runs
+from tiny_runs import SIZE, lsnn, lstm, parse
 
-import small_runs
 from helpers import LIMIT_S, REPOSITORY, assert_user_error, run_here
-from small_runs import SIZE, lsnn, lstm, parse
 from training import devices
 from training.flags import TrainingConfig
 
@@ -45,7 +45,7 @@ def test_the_seed_feeds_all_generators():
     ],
 )
 def test_the_engine_fits_the_machine(script, arguments, gpus, expected, monkeypatch, short_dataset):
-    built = small_runs.build(script, short_dataset(), *arguments)
+    built = tiny_runs.build(script, short_dataset(), *arguments)
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: gpus)
     network = script.make_network(built.flag_values, built.task, 1)
     assert network.layers[0].engine == expected
@@ -234,9 +234,9 @@ def test_two_processes_train_one_network(tiny_processed, tmp_path):
     task, seed = lsnn.make_task(flag_values), devices.set_up_seed(4)
     network = lsnn.make_network(flag_values, task, seed)
     config = TrainingConfig.from_flags(flag_values)
-    small_runs.loop.train(network, task, config, seed, str(one), network.trainable_variables)
+    tiny_runs.loop.train(network, task, config, seed, str(one), network.trainable_variables)
     found, expected = (
-        [e["develop_prediction_loss"] for e in small_runs.evaluations(folder)]
+        [e["develop_prediction_loss"] for e in tiny_runs.evaluations(folder)]
         for folder in (two, one)
     )
     assert len(expected) > 1

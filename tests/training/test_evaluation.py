@@ -2,8 +2,7 @@
 
 import numpy as np
 import pytest
-
-from small_runs import BOTH, build, evaluate, lsnn, lstm
+from tiny_runs import BOTH, build, evaluate, lsnn, lstm
 
 
 @BOTH

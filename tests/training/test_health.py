@@ -4,9 +4,9 @@ import re
 
 import numpy as np
 import pytest
+import tiny_runs
+from tiny_runs import BOTH, build, evaluate, lsnn, lstm, train_step
 
-import small_runs
-from small_runs import BOTH, build, evaluate, lsnn, lstm, train_step
 from toolbox.command_line import UserError
 from training import checkpoints, health, steps
 
@@ -14,7 +14,7 @@ from training import checkpoints, health, steps
 def train(script, dataset, folder, *arguments, spoil=lambda dataset: None):
     built = build(script, dataset, *arguments)
     spoil(dataset)
-    return small_runs.train(built, folder)
+    return tiny_runs.train(built, folder)
 
 
 def spoil_an_utterance(dataset):
@@ -37,7 +37,7 @@ def test_a_bad_utterance_is_named_with_step_and_variable(
     message = str(error.value)
     bad = dataset.train.names[2]
     (iteration,) = re.findall(r"iteration (\d+) \(epoch 0\)", message)
-    batches = list(small_runs.run_of(build(lstm, dataset)).batches())
+    batches = list(tiny_runs.run_of(build(lstm, dataset)).batches())
     names = batches[int(iteration)][1].names
     assert bad in names and len(names) == 2
     assert f"in the batch of {', '.join(names)}: " in message
@@ -106,7 +106,7 @@ def test_the_best_weights_are_advised_only_where_there_are_some(short_dataset, t
     """A checkpoint between evaluations: the first one has not come yet."""
     dataset = short_dataset()
     spoil_an_utterance(dataset)
-    run = small_runs.run_of(build(lstm, dataset), tmp_path)
+    run = tiny_runs.run_of(build(lstm, dataset), tmp_path)
     for has_best in (False, True):
         if has_best:
             (tmp_path / "best.npz").write_bytes(b"")

@@ -7,9 +7,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-
-import small_runs
-from small_runs import (
+import tiny_runs
+from tiny_runs import (
     BOTH,
     build,
     equal,
@@ -20,6 +19,7 @@ from small_runs import (
     run_of,
     values,
 )
+
 from tasks import figures as task_figures
 from toolbox import plotting
 from toolbox.command_line import UserError
@@ -49,7 +49,7 @@ def train(tmp_path, monkeypatch):
         folder = tmp_path / f"run{len(os.listdir(tmp_path))}"
         folder.mkdir()
         drawn.clear()
-        metrics = small_runs.train(built, folder)
+        metrics = tiny_runs.train(built, folder)
         return SimpleNamespace(
             built=built,
             folder=folder,

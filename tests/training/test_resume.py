@@ -11,11 +11,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tiny_runs
+from tiny_runs import build, lsnn, lstm
 
-import small_runs
 from faults import assert_same_run, interrupted_run, training_command
 from helpers import LIMIT_S, REPOSITORY, run_here
-from small_runs import build, lsnn, lstm
 from tasks import figures as task_figures
 from toolbox.command_line import Interrupted, UserError
 from training import checkpoints, devices, figures
@@ -34,7 +34,7 @@ class Run:
         """Train from where the folder's checkpoint stands."""
         devices.set_up_seed(self.seed)
         built = build(self.script, self.dataset, *self.arguments, seed=self.seed)
-        return small_runs.train(built, self.folder)
+        return tiny_runs.train(built, self.folder)
 
     def interrupted(self):
         """As `go_on`, which a signal ends; what it says."""
@@ -276,7 +276,7 @@ def test_a_resumed_run_that_is_interrupted_names_all_its_arguments(
 ):
     """The data have moved: the command says where to, and works."""
     moved = tmp_path / "moved data"
-    arguments = [*small_runs.SIZE[lsnn], "--batch=3", "--n_epochs=3", "--nomeasure_memory"]
+    arguments = [*tiny_runs.SIZE[lsnn], "--batch=3", "--n_epochs=3", "--nomeasure_memory"]
     at(1, send(signal.SIGTERM))
     process = run_here(
         lsnn, f"--dataset={tiny_processed}", f"--results={tmp_path}", *arguments, "--seed=1"

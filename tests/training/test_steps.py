@@ -3,11 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-
-import eprop
-import models
-from layers import alif, neurons
-from small_runs import (
+from tiny_runs import (
     BOTH,
     build,
     changed,
@@ -18,6 +14,10 @@ from small_runs import (
     train_step,
     values,
 )
+
+import eprop
+import models
+from layers import alif, neurons
 from tasks.framewise import Framewise, cross_entropy
 from training import steps
 
