@@ -20,6 +20,7 @@ import numpy as np
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from helpers import write_corpus
 from toolbox import command_line
 from toolbox.command_line import UserError
 
@@ -27,7 +28,6 @@ command_line.import_tensorflow()
 
 import solve_timit_with_framewise_lsnn as lsnn  # noqa: E402
 import solve_timit_with_framewise_lstm as lstm  # noqa: E402
-import synthetic_timit  # noqa: E402
 import timit_processing  # noqa: E402
 import verify_eprop  # noqa: E402
 from speech import dataset as dataset_module  # noqa: E402
@@ -226,7 +226,7 @@ def corpus(folder, n_cases, derandomize):
     """A whole corpus with a damaged file: the output is complete, or what was there before."""
     source, output = os.path.join(folder, "timit"), os.path.join(folder, "out")
     with contextlib.redirect_stdout(io.StringIO()):
-        synthetic_timit.write_corpus(source, n_train=1, n_develop=1, n_test=1, n_processes=1)
+        write_corpus(source)
     paths = [os.path.join(d, f) for d, _, files in os.walk(source) for f in files]
     paths = sorted(p for p in paths if p.endswith((".wav", ".phn", ".wrd", ".txt")))
     good = {path: Path(path).read_bytes() for path in paths}
@@ -375,7 +375,7 @@ def dataset_folder(folder, n_cases, derandomize):
     good = os.path.join(folder, "good")
     corpus_path = os.path.join(folder, "timit")
     with contextlib.redirect_stdout(io.StringIO()):
-        synthetic_timit.write_corpus(corpus_path, n_train=1, n_develop=1, n_test=1, n_processes=1)
+        write_corpus(corpus_path)
         flag_values, _ = command_line.parse_flags(
             timit_processing.define_flags,
             ["x", f"--data_path={corpus_path}", f"--output_path={good}", "--n_processes=1"],
@@ -571,7 +571,7 @@ def run_checkpoints(folder, n_cases, derandomize):
 
 def flags(folder, n_cases, derandomize):
     del folder
-    scripts = [lsnn, lstm, timit_processing, synthetic_timit, verify_eprop]
+    scripts = [lsnn, lstm, timit_processing, verify_eprop]
     known = {
         script: sorted(command_line.parse_flags(script.define_flags, ["x"])[0])
         for script in scripts
