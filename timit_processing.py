@@ -23,7 +23,7 @@ their logarithms, as in the e-prop authors' code.
 
 Written to OUTPUT/{train,develop,test}/, a list with one entry an utterance in each pickle:
 
-    metadata.pickle         dicts, see `process_utterance`
+    metadata.pickle         dicts, see `speech.recordings.make_recording`
     wav.pickle              int16 [samples]
     mfccs.pickle            float32 [frames, 13], the first the logarithm of the energy
     filter_banks.pickle     float32 [frames, 41], 40 mel filters and, last, the energy
@@ -139,20 +139,19 @@ def main(flag_values):
     ):
         with_htk, notes = checks.choose_htk(corpus.utterances, flag_values.htk)
         print(f"Checking {len(corpus.utterances):,} utterances of {data_path}")
-        bad, found = checks.check_utterances(parallel_map, corpus.utterances, with_htk)
+        good, bad, found = checks.check_utterances(parallel_map, corpus.utterances, with_htk)
         notes = [*corpus.notes, *notes, *found]
-        utterances = [utterance for utterance in corpus.utterances if utterance not in bad]
         missing, found = checks.missing_speakers(
-            data_path, corpus.layout, utterances if flag_values.skip_bad else corpus.utterances
+            data_path, corpus.layout, good if flag_values.skip_bad else corpus.utterances
         )
         if flag_values.skip_bad:
-            check_splits(data_path, utterances, len(corpus.utterances))
+            check_splits(data_path, good, len(corpus.utterances))
             notes += [*found, *missing]
         else:
             notes += found
             refuse(flag_values, sum(bad.values(), []) + missing, len(corpus.utterances))
-        print(f"Computing features of {len(utterances):,} utterances")
-        dataset = make_dataset(parallel_map, utterances, quirks, with_htk)
+        print(f"Computing features of {len(good):,} utterances")
+        dataset = make_dataset(parallel_map, good, quirks)
         words = label_words(dataset, label_step_samples(quirks))
         normalisation = normalise(dataset)
         write_dataset(folder, dataset, words)
