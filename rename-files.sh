@@ -35,6 +35,11 @@ fail() {
     exit 2
 }
 
+# Report, quietly ended where nobody reads any more.
+say() {
+    printf '%s\n' "$*" 2>/dev/null || exit 141
+}
+
 clean_up() {
     trap - EXIT
     rm -rf "$work" ${stage:+"$stage"}
@@ -297,7 +302,7 @@ done <"$work/copy"
 if $dry_run; then
     awk 'NR % 2 { path = $0; next } { print path " -> " ENVIRON["dest"] "/" $0 }' "$work/copy"
 elif [ "$copies" -gt 0 ]; then
-    printf 'copying %s files to %s\n' "$copies" "$dest"
+    say "copying $copies files to $dest"
     mkdir -p "$dest" 2>"$work/problem" || fail "cannot make $dest: $(head -n 1 "$work/problem")"
     # What killed runs left. In a container every run may have the same number as this one.
     for left_over in "$dest"/.rename-files.partial.*; do
@@ -323,19 +328,18 @@ elif [ "$copies" -gt 0 ]; then
     done <"$work/folders"
 fi
 
-printf '%s: %s utterances of %s training and %s test speakers\n' \
-    "$dest" "$utterances" "$train_speakers" "$test_speakers"
-echo "files: $kinds"
+say "$dest: $utterances utterances of $train_speakers training and $test_speakers test speakers"
+say "files: $kinds"
 if [ "$copies" -eq 0 ]; then
-    echo "all $in_place files already in place"
+    say "all $in_place files already in place"
 elif $dry_run; then
-    echo "would copy $copies files, $in_place already in place (dry run: nothing was changed)"
+    say "would copy $copies files, $in_place already in place (dry run: nothing was changed)"
 else
-    echo "copied $copies files, $in_place already in place"
+    say "copied $copies files, $in_place already in place"
 fi
 if [ "$twins" -gt 0 ]; then
-    echo "left out $twins RIFF twins (*.WAV.wav)"
+    say "left out $twins RIFF twins (*.WAV.wav)"
 fi
 if [ "$formats" -gt 0 ]; then
-    echo "$(cat "$work/formats"); the same for $formats files in all: RIFF beside another format"
+    say "$(cat "$work/formats"); the same for $formats files in all: RIFF beside another format"
 fi

@@ -3,31 +3,32 @@
     python3 benchmarks/epoch.py --json=epoch.json
     python3 benchmarks/epoch.py --model=lsnn,lstm --iterations=40
 
-makes a synthetic corpus of 3,696 training, 400 development and 192 test utterances with
-synthetic_timit.py and timit_processing.py (kept under `--work`, and reused), runs the training
-script itself for an epoch, or for `--iterations` steps, in a process of its own, evaluations
-included, and prints a Markdown table: seconds an iteration and their parts, seconds an evaluation,
-peak memory, and the projection to all epochs that the script trains by default:
+makes a corpus of 3,696 training, 400 development and 192 test utterances with large_corpus.py,
+and its features (kept under `--work`, and reused), runs the training script itself for an epoch, or
+for `--iterations` steps, in a process of its own, evaluations included, and prints a Markdown
+table: seconds an iteration and their parts, seconds an evaluation, peak memory, and the projection
+to all epochs that the script trains by default:
 
     iterations x s/iteration + evaluations x s/evaluation + what happens once (start, end)    (1)
 
 The first step and the first evaluation, which compile, count as happening once. Training brings
 the firing rates to some 10 Hz; how far it came shows in the table, because the early steps of an
-LSNN that fires more cost more than the projection's later ones. On two quiet cores: two minutes
+LSNN that fires more cost more than the projection's later ones. On two quiet cores: a minute
 for the corpus, a minute for the LSNN's epoch.
 """
 
 import importlib
 import itertools
 import os
+import shutil
 import statistics
 import time
 from typing import NamedTuple
 
-import measuring  # first: it makes the repository's modules importable
+import large_corpus
 from absl import flags
-from frame_errors import run_script
 
+import measuring  # first: it makes the repository's modules importable
 from toolbox import command_line
 from toolbox.durable_files import write_json
 
@@ -56,28 +57,32 @@ def define_flags(flag_values):
     flags.DEFINE_integer("n_test", 192, "test utterances", 1, **both)
     measuring.define_threads(flag_values)
     flags.DEFINE_integer("seed", 1, "seed of corpus and training", 0, **both)
-    flags.DEFINE_string("work", "results/epoch", "folder for corpus, features and runs", **both)
-    flags.DEFINE_string("json", "", "also write the results to this file", **both)
+    command_line.define_path("work", "results/epoch", "folder for features and runs", flag_values)
+    command_line.define_path("json", "", "also write the results to this file", flag_values)
 
 
 def prepare(flag_values):
     """Make the corpus and its features where they are not there yet; returns their folder."""
     sizes = {name: flag_values[name].value for name in ("n_train", "n_develop", "n_test", "seed")}
     name = "_".join(map(str, sizes.values()))
-    corpus = os.path.join(flag_values.work, f"timit_{name}")
     dataset = os.path.join(flag_values.work, f"timit_{name}_processed")
-    os.makedirs(flag_values.work, exist_ok=True)
-    # Both scripts write their folder whole or not at all.
     if not os.path.isdir(dataset):
-        options = [f"--{size}={value}" for size, value in sizes.items()]
-        run_script("synthetic_timit.py", f"{corpus}.log", f"--output_path={corpus}", *options)
-        run_script(
-            "timit_processing.py",
-            f"{dataset}.log",
-            f"--data_path={corpus}",
-            f"--output_path={dataset}",
+        measuring.in_child(
+            make_dataset, os.path.join(flag_values.work, f"timit_{name}"), dataset, sizes
         )
     return dataset
+
+
+def make_dataset(corpus, dataset, sizes):
+    """Write the corpus, which is deleted again, and its features, whole or not at all."""
+    timit_processing = importlib.import_module("timit_processing")
+    shutil.rmtree(corpus, ignore_errors=True)
+    large_corpus.write_corpus(corpus, **sizes)
+    arguments = [f"--data_path={corpus}", f"--output_path={dataset}"]
+    timit_processing.main(
+        command_line.parse_flags(timit_processing.define_flags, ["", *arguments])[0]
+    )
+    shutil.rmtree(corpus)
 
 
 def plan(flag_values):
@@ -284,6 +289,7 @@ def main(flag_values):
         raise command_line.UserError(
             "nothing to measure: engine event is the LSNN's, fused the LSTM's"
         )
+    command_line.check_output_file(flag_values, "json")
     machine = measuring.machine()
     dataset = prepare(flag_values)
     rows = []

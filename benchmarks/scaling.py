@@ -17,11 +17,11 @@ all of them. On two quiet cores: about five minutes.
 import os
 import statistics
 
-import measuring  # first: it makes the repository's modules importable
 import numpy as np
 from absl import flags
 from matplotlib.figure import Figure
 
+import measuring  # first: it makes the repository's modules importable
 from toolbox import command_line
 from toolbox.durable_files import write_json, write_whole
 from toolbox.plotting import BLUE, ORANGE
@@ -79,8 +79,8 @@ def define_flags(flag_values):
         **both,
     )
     flags.DEFINE_float("adaptive_share", 0.25, "share of the neurons that adapt", 0, 1, **both)
-    flags.DEFINE_string(
-        "figure", None, "PNG to draw (default: scaling_<model>.png beside this script)", **both
+    command_line.define_path(
+        "figure", None, "PNG to draw (default: scaling_<model>.png beside this script)", flag_values
     )
     measuring.define_step_flags(flag_values)
 
@@ -170,7 +170,6 @@ def measure(settings_of_points, repeats):
 def measure_peak_gb(settings):
     """Peak memory of a process that trains one network; runs in a child."""
     import steps
-
     from training import loop
 
     step = steps.TrainingStep(steps.StepSettings(**settings))
@@ -287,6 +286,8 @@ def described(point):
 
 def main(flag_values):
     engine = engine_of(flag_values)
+    for name in ("json", "figure"):
+        command_line.check_output_file(flag_values, name)
     machine = measuring.machine()
     points = plan(flag_values)
     base = points[0]

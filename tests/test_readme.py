@@ -63,7 +63,7 @@ def test_a_command_of_the_readme_can_be_typed(words):
 def test_every_flag_of_the_readme_exists():
     scripts = ("timit_processing", "solve_timit_with_framewise_lstm", "verify_eprop", "lmu_init")
     known = {"dry-run", "help", "no-deps", "name", "channel", "file"}
-    for name in (*scripts, "solve_timit_with_framewise_lsnn", "frame_errors", "explore_parameters"):
+    for name in (*scripts, "solve_timit_with_framewise_lsnn", "explore_parameters"):
         flag_values, _ = command_line.parse_flags(importlib.import_module(name).define_flags, ["x"])
         known |= set(flag_values) | {f"no{flag}" for flag in flag_values}
     mentioned = set(re.findall(r"--\[?([A-Za-z][\w-]*)", text("README.md").replace("[no]", "")))

@@ -479,6 +479,31 @@ def test_interrupted_run(tmp_path, run_script, signal, status):
     assert files(tmp_path / "timit") == WANTED
 
 
+@pytest.mark.parametrize("arguments", [["--dry-run"], []])
+def test_a_closed_pipe_ends_it_quietly(tmp_path, arguments):
+    write_corpus(tmp_path / "TIMIT")
+    work = tmp_path / "work"
+    work.mkdir()
+    reading, writing = os.pipe()
+    os.close(reading)
+    process = subprocess.run(
+        [SCRIPT, *arguments, "TIMIT"],
+        cwd=tmp_path,
+        env={**os.environ, "TMPDIR": str(work)},
+        stdout=writing,
+        stderr=subprocess.PIPE,
+    )
+    os.close(writing)
+    assert (process.returncode, process.stderr) == (141, b"")
+    assert list(work.iterdir()) == [] and not (tmp_path / "timit").exists()
+
+
+def test_home_folders_are_expanded_also_when_quoted(tmp_path, run_script):
+    write_corpus(tmp_path / "TIMIT")
+    assert_done(run_script("rename-files.sh", "~/TIMIT", "~/out", HOME=str(tmp_path)), N_FILES)
+    assert files(tmp_path / "out") == WANTED
+
+
 def test_leavings_of_killed_runs(tmp_path):
     """They are removed, also under this run's own number; those of a living process stay."""
     write_corpus(tmp_path / "TIMIT")

@@ -46,14 +46,22 @@ class PathParser(flags.ArgumentParser):
     def parse(self, argument):
         path = os.path.expanduser(argument)
         if path.startswith("~"):
-            raise ValueError("there is no such home folder: write ./~ for a name that begins with ~")
+            raise ValueError(
+                "there is no such home folder: write ./~ for a name that begins with ~"
+            )
         return path
 
 
-def define_path(name, default, help_text, flag_values):
-    """Define a flag that names a file or folder."""
-    serializer = flags.ArgumentSerializer()
-    flags.DEFINE(PathParser(), name, default, help_text, flag_values, serializer)
+def define_path(name, default, help_text, flag_values, many=False):
+    """Define a flag that names a file or folder, or, given again and again, many of them."""
+    (flags.DEFINE_multi if many else flags.DEFINE)(
+        PathParser(),
+        name=name,
+        default=default,
+        help=help_text,
+        flag_values=flag_values,
+        serializer=flags.ArgumentSerializer(),
+    )
 
 
 def check_output_file(flag_values, name, suffix=""):
@@ -63,9 +71,9 @@ def check_output_file(flag_values, name, suffix=""):
         UserError: no name of a file with this suffix, or its folder is missing or read-only.
     """
     path = flag_values[name].value
-    folder = os.path.dirname(path) or "."
     if not path:
         return
+    folder = os.path.dirname(path) or "."
     if not path.endswith(suffix) or os.path.isdir(path):
         raise UserError(f"--{name}={path}: expected the name of a {suffix or 'new'} file")
     if not os.path.isdir(folder):
@@ -133,7 +141,9 @@ def run(main, define_flags, description, argv=None, n_positional=0):
         with signals_raise(), contextlib.redirect_stdout(sys.stdout and _Output(sys.stdout)):
             flag_values, positional = parse_flags(define_flags, argv, n_positional)
             if flag_values.help:
-                print(f"{description.strip()}\n\nFlags:\n{flag_values.get_help(include_special_flags=False)}")
+                print(
+                    f"{description.strip()}\n\nFlags:\n{flag_values.get_help(include_special_flags=False)}"
+                )
                 sys.exit(0)
             sys.exit(main(flag_values, *positional))
     except UserError as error:

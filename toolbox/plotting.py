@@ -21,9 +21,9 @@ LABEL_PT, TICK_PT, CLASS_PT = 9, 8, 6.5
 RASTER_NEURONS = 80  # more rows than this cannot be told apart on a page
 
 
-def save_figure(figure, path):
+def save_figure(figure, path, dpi=DPI):
     with write_whole(path) as file:
-        figure.savefig(file, format="png", dpi=DPI)
+        figure.savefig(file, format="png", dpi=dpi)
 
 
 def draw_raster(axes, spikes, n_repeat, n_regular, n_directions):

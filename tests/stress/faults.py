@@ -328,6 +328,15 @@ def children_of(process):
     return [pid for pid, parent in pairs if parent == process.pid]
 
 
+def wait_until(condition, process):
+    """Wait until a condition holds, while a process runs."""
+    end_s = time.monotonic() + TIMEOUT_S
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end_s
+        time.sleep(0.02)
+
+
 def kill(process, children):
     """SIGKILL a process and those it has started."""
     process.kill()

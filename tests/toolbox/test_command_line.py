@@ -27,6 +27,7 @@ def define_flags(flag_values):
     flags.DEFINE_float("rate", 0.01, "how fast", 0, flag_values=flag_values)
     flags.DEFINE_string("name", "", "what it is called", flag_values=flag_values)
     command_line.define_path("out", "out.npz", "file to write", flag_values)
+    command_line.define_path("read", [], "files to read", flag_values, many=True)
 
 
 def parse(*arguments, n_positional=0):
@@ -90,8 +91,11 @@ def test_positional_arguments():
 
 def test_paths_are_expanded_however_they_are_quoted(monkeypatch):
     monkeypatch.setenv("HOME", "/home/of/anna")
-    flag_values, positional = parse("--out=~/x.npz", "~/a b", "~", n_positional=2)
+    flag_values, positional = parse(
+        "--out=~/x.npz", "--read=~/1", "--read=2", "~/a b", "~", n_positional=2
+    )
     assert flag_values.out == "/home/of/anna/x.npz"
+    assert flag_values.read == ["/home/of/anna/1", "2"]
     assert positional == ["/home/of/anna/a b", "/home/of/anna"]
     assert parse("--out", "x/~")[0].out == "x/~" and parse("--out=")[0].out == ""
     with pytest.raises(UserError, match="--out=~nobody-of-this-name.*no such home folder"):
