@@ -205,17 +205,19 @@ def refuse(flag_values, problems, n_utterances):
     """Tell of the problems of a corpus, if there are any, and raise UserError."""
     if not problems:
         return
-    goes_on = "--skip_bad goes on without the bad utterances"
     path = problems_path(flag_values.output_path)
+    goes_on = "--skip_bad goes on without the bad utterances"
+    if len(problems) == 1:
+        message = f"{problems[0]}; {goes_on}"
+    else:
+        print("\n".join(checks.report(problems, checks.N_SHOWN)), file=sys.stderr)
+        message = (
+            f"{flag_values.data_path}: {len(problems):,} problems in {n_utterances:,} utterances, "
+            f"listed in {path}, nothing else was written: mend them; {goes_on}"
+        )
     with write_whole(path, "w") as file:
         file.write("\n".join(checks.report(problems)) + "\n")
-    if len(problems) == 1:
-        raise UserError(f"{problems[0]}; {goes_on}")
-    print("\n".join(checks.report(problems, checks.N_SHOWN)), file=sys.stderr)
-    raise UserError(
-        f"{flag_values.data_path}: {len(problems):,} problems in {n_utterances:,} utterances, "
-        f"listed in {path}, nothing else was written: mend them; {goes_on}"
-    )
+    raise UserError(message)
 
 
 def skipped(data_path, bad):

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from speech.audio import read_audio
+from speech.audio import SUFFIXES, read_audio
 from speech.facts import SAMPLE_RATE_HZ, SPLITS
 from speech.features import n_frames_of, read_htk, speech_features
 from speech.files import BadFileError, Problem
@@ -55,10 +55,10 @@ def workers(n_processes, n_utterances):
 
     try:
         yield parallel_map
-    except concurrent.futures.BrokenExecutor:
+    except (concurrent.futures.BrokenExecutor, MemoryError):
         raise UserError(
-            f"one of {n_processes} processes was killed, perhaps for want of memory: give fewer, "
-            f"--n_processes={n_processes // 2 or 1}, or make memory free"
+            f"one of {n_processes} processes was killed or found no memory: give fewer, "
+            f"--n_processes={n_processes // 2}, or make memory free"
         ) from None
     finally:
         executor.shutdown(cancel_futures=True)
@@ -119,7 +119,7 @@ def read_utterance(utterance, with_htk):
             return None, []
 
     if not utterance.audio_path:
-        text = "has no audio beside it: copy the corpus again"
+        text = f"has no audio beside it ({', '.join(SUFFIXES)}): copy the corpus again"
         return None, [Problem("phones without audio", f"{utterance.stem}.phn", text)], []
     audio, found = read(read_audio, utterance.audio_path[len(utterance.stem) :])
     notes += found
