@@ -23,7 +23,7 @@ their logarithms, as in the e-prop authors' code.
 
 Written to OUTPUT/{train,develop,test}/, a list with one entry an utterance in each pickle:
 
-    metadata.pickle         dicts, see `process_utterance`
+    metadata.pickle         dicts, see `speech.recordings.make_recording`
     wav.pickle              int16 [samples]
     mfccs.pickle            float32 [frames, 13], the first the logarithm of the energy
     filter_banks.pickle     float32 [frames, 41], 40 mel filters and, last, the energy
@@ -81,6 +81,7 @@ SETTINGS_FILE = "processing.json"
 MAX_SETTINGS_BYTES = 2**20
 SKIPPED_FILE = "skipped.json"
 FIGURE_FILE = "utterance.png"
+NOTE_FILE = "corpus_note.txt"  # of a corpus: what has to stand beside every error on it
 
 
 def define_flags(flag_values):
@@ -139,25 +140,25 @@ def main(flag_values):
     ):
         with_htk, notes = checks.choose_htk(corpus.utterances, flag_values.htk)
         print(f"Checking {len(corpus.utterances):,} utterances of {data_path}")
-        bad, found = checks.check_utterances(parallel_map, corpus.utterances, with_htk)
+        good, bad, found = checks.check_utterances(parallel_map, corpus.utterances, with_htk)
         notes = [*corpus.notes, *notes, *found]
-        utterances = [utterance for utterance in corpus.utterances if utterance not in bad]
         missing, found = checks.missing_speakers(
-            data_path, corpus.layout, utterances if flag_values.skip_bad else corpus.utterances
+            data_path, corpus.layout, good if flag_values.skip_bad else corpus.utterances
         )
         if flag_values.skip_bad:
-            check_splits(data_path, utterances, len(corpus.utterances))
+            check_splits(data_path, good, len(corpus.utterances))
             notes += [*found, *missing]
         else:
             notes += found
             refuse(flag_values, sum(bad.values(), []) + missing, len(corpus.utterances))
-        print(f"Computing features of {len(utterances):,} utterances")
-        dataset = make_dataset(parallel_map, utterances, quirks, with_htk)
+        print(f"Computing features of {len(good):,} utterances")
+        dataset = make_dataset(parallel_map, good, quirks)
         words = label_words(dataset, label_step_samples(quirks))
         normalisation = normalise(dataset)
         write_dataset(folder, dataset, words)
         settings = describe(dataset, corpus, quirks) | {
             "normalisation": normalisation,
+            "corpus_note": corpus_note(data_path),
             "skipped": len(bad),
             "notes": dict(collections.Counter(note.kind for note in notes)),
         }
@@ -165,7 +166,7 @@ def main(flag_values):
         if flag_values.skip_bad:
             write_json(os.path.join(folder, SKIPPED_FILE), skipped(data_path, bad))
         if flag_values.plot:
-            plot_first_utterance(folder, dataset["train"][0])
+            plot_first_utterance(folder, dataset["train"][0], settings["corpus_note"])
     with contextlib.suppress(OSError):  # of an earlier run
         os.remove(problems_path(flag_values.output_path))
     print(summary(settings, dataset))
@@ -206,17 +207,19 @@ def refuse(flag_values, problems, n_utterances):
     """Tell of the problems of a corpus, if there are any, and raise UserError."""
     if not problems:
         return
-    goes_on = "--skip_bad goes on without the bad utterances"
     path = problems_path(flag_values.output_path)
+    goes_on = "--skip_bad goes on without the bad utterances"
+    if len(problems) == 1:
+        message = f"{problems[0]}; {goes_on}"
+    else:
+        print("\n".join(checks.report(problems, checks.N_SHOWN)), file=sys.stderr)
+        message = (
+            f"{flag_values.data_path}: {len(problems):,} problems in {n_utterances:,} utterances, "
+            f"listed in {path}, nothing else was written: mend them; {goes_on}"
+        )
     with write_whole(path, "w") as file:
         file.write("\n".join(checks.report(problems)) + "\n")
-    if len(problems) == 1:
-        raise UserError(f"{problems[0]}; {goes_on}")
-    print("\n".join(checks.report(problems, checks.N_SHOWN)), file=sys.stderr)
-    raise UserError(
-        f"{flag_values.data_path}: {len(problems):,} problems in {n_utterances:,} utterances, "
-        f"listed in {path}, nothing else was written: mend them; {goes_on}"
-    )
+    raise UserError(message)
 
 
 def skipped(data_path, bad):
@@ -376,18 +379,28 @@ def summary(settings, dataset):
     return "\n".join(lines).replace("\xa0", " ")  # a phone and its counts stay on one line
 
 
-def plot_first_utterance(folder, recording):
+def corpus_note(data_path):
+    """The first line of the corpus's NOTE_FILE; empty without one."""
+    try:
+        with open(os.path.join(data_path, NOTE_FILE), encoding="utf-8", errors="replace") as file:
+            return command_line.one_line(file.readline(200))
+    except OSError:
+        return ""
+
+
+def plot_first_utterance(folder, recording, note):
     """Draw spectrogram, filter banks and phones of a recording as FIGURE_FILE into a folder."""
     from speech import figures  # here: nothing else in this module needs matplotlib
 
     metadata = recording["metadata"]
+    title = f"{metadata['dr']}/{metadata['speaker']}/{metadata['utterance']}: {metadata['text']}"
     figures.plot_utterance(
         os.path.join(folder, FIGURE_FILE),
         recording["wav"],
         SAMPLE_RATE_HZ,
         recording["filter_banks"],
         recording["phone_spans"],
-        f"{metadata['dr']}/{metadata['speaker']}/{metadata['utterance']}: {metadata['text']}",
+        f"{title}\n{note}" if note else title,
     )
 
 

@@ -160,9 +160,10 @@ def _decode(path, content):
             announced = file.frames
             file.seekable = lambda: False  # it would seek, which fails in FLAC of unknown length
             blocks = []  # a header may announce more than any memory holds
-            while len(block := file.read(BLOCK_SAMPLES, "int16")):
+            n_block = min(announced, BLOCK_SAMPLES)
+            while len(block := file.read(n_block, "int16")) == n_block > 0:
                 blocks.append(block)
-                if len(blocks) * BLOCK_SAMPLES > MAX_FILE_BYTES:
+                if len(blocks) * n_block > MAX_FILE_BYTES:
                     raise bad_file("too large files", path, "more sound than two hours")
     except soundfile.SoundFileError as error:
         problem = getattr(error, "error_string", str(error)).strip()
@@ -171,8 +172,7 @@ def _decode(path, content):
             path,
             f"cannot be decoded ({problem}): cut or damaged: copy it again",
         ) from None
-    audio = np.concatenate(blocks) if blocks else np.zeros(0, np.int16)
-    return audio, announced if announced < 2**62 else None
+    return np.concatenate([*blocks, block]), announced if announced < 2**62 else None
 
 
 def _with_size(content):
@@ -239,15 +239,18 @@ def _sphere(path, content):
 def _is_swapped(audio):
     """Whether the two bytes of each sample stand in the wrong order.
 
-    Neighbouring samples of speech are alike; of swapped speech they are not. Noise is neither way
-    round.
+    Neighbouring samples of speech are alike, and it is far from full scale; of swapped speech
+    neither is so. Noise at full scale is the same either way round, and so are 8 bits in 16.
     """
 
-    def roughness(samples):
-        """Power of the differences over that of the samples: near 0 if smooth, 2 for white noise."""
+    def power_and_roughness(samples):
+        """Mean square, and that of the steps over it: near 0 if smooth, 2 for white noise."""
         samples = samples.astype(np.float32)
         steps = np.diff(samples)
-        return np.dot(steps, steps) / max(np.dot(samples, samples), 1)
+        power = np.dot(samples, samples) / len(samples)
+        return power, np.dot(steps, steps) / len(steps) / max(power, 1)
 
-    as_read = roughness(audio)
-    return as_read > 1 and roughness(audio.byteswap()) < as_read / 3
+    power, roughness = power_and_roughness(audio)
+    other_power, other_roughness = power_and_roughness(audio.byteswap())
+    is_softer = 4 * other_power < power and (audio & 0xFF).any()
+    return is_softer or (roughness > 1 and other_roughness < roughness / 3)

@@ -36,21 +36,22 @@ def check_utterances(parallel_map, utterances, with_htk):
     """Read all files of the utterances, with a progress bar.
 
     Returns:
-        (bad, notes): Utterance -> list of its `Problem`, only those with problems, in order; and
-        a list of `Problem` that do no harm.
+        (good, bad, notes): Utterance -> `Content` of those without problems, and Utterance -> list
+        of `Problem` of the others, both in order; and a list of `Problem` that do no harm.
     """
-    checks = parallel_map(functools.partial(_check, with_htk=with_htk), utterances)
+    checks = parallel_map(functools.partial(read_utterance, with_htk=with_htk), utterances)
     checks = command_line.progress_bar(
         checks, desc="check", total=len(utterances), unit="utterance"
     )
-    bad, notes, widths = {}, [], {}
-    for utterance, (problems, found, width) in zip(utterances, checks):
+    good, bad, notes = {}, {}, []
+    for utterance, (content, problems, found) in zip(utterances, checks):
         notes += found
         if problems:
             bad[utterance] = problems
-        elif with_htk:
-            widths[utterance] = width
-    if widths:
+        else:
+            good[utterance] = content
+    if with_htk and good:
+        widths = {utterance: content.htk.shape[1] for utterance, content in good.items()}
         (usual, _), *_ = collections.Counter(widths.values()).most_common(1)
         for utterance, width in widths.items():
             if width != usual:
@@ -59,12 +60,8 @@ def check_utterances(parallel_map, utterances, with_htk):
                     "with one configuration"
                 )
                 bad[utterance] = [Problem("HTK files", f"{utterance.stem}.htk", text)]
-    return bad, notes
-
-
-def _check(utterance, with_htk):
-    content, problems, notes = read_utterance(utterance, with_htk)
-    return problems, notes, content.htk.shape[1] if content and with_htk else None
+                del good[utterance]
+    return good, bad, notes
 
 
 def missing_speakers(data_path, layout, utterances):

@@ -142,6 +142,7 @@ class TimitDataset:
         reduced_phn_list: names of the 39 reduced classes.
         fold_to_reduced: [n_phns] int64, reduced class of each class.
         processing: content of the folder's `processing.json`, None where there is none.
+        note: what has to stand beside errors on this corpus, a line; "" for nothing.
         checksum: of the features, labels and names as read, SHA-256; equal for equal data.
     """
 
@@ -166,6 +167,8 @@ class TimitDataset:
         if not os.path.isdir(path):
             raise UserError(f"dataset folder '{path}' is missing: make it with timit_processing.py")
         self.processing = _read_processing(path)
+        note = (self.processing or {}).get("corpus_note", "")
+        self.note = note if isinstance(note, str) else ""
         self.phn_list, self.reduced_phn_list, fold = _read_classes(path)
         if reduced_phns:
             self.phn_list, fold = self.reduced_phn_list, range(N_REDUCED_PHNS)

@@ -88,7 +88,7 @@ def normalise(dataset):
     """Normalise all features in place by mean and standard deviation of the training set.
 
     Args:
-        dataset: split -> list of recordings, see `process_utterance`.
+        dataset: split -> list of recordings, see `speech.recordings.make_recording`.
 
     Returns:
         kind of features -> {"mean": [features], "scale": [features]}, lists of float.

@@ -8,20 +8,23 @@ from toolbox.command_line import UserError
 
 MAX_FILE_BYTES = 2**28  # two hours of speech: no utterance, and it would not fit the memory
 
-CONTENTS = (  # pattern of a file's first bytes: what that is, and what to do
-    (rb"version https://git-lfs", "a Git LFS pointer: run `git lfs pull`"),
-    (rb"(?:\.\./)*\.?git/annex|/annex/objects/", "a git-annex pointer: run `git annex get`"),
-    (rb"\s*<(?:!doctype )?html|\s*<(?:head|body)\b", "an HTML page: download the file again"),
-    (rb"\s*<\?xml|\s*<[a-z]+>", "an XML text: download the file again"),
-    (rb"\s*[{\[]", "a JSON text: download the file again"),
-    (rb"PK\x03\x04", "a zip archive: unpack it with `unzip`"),
-    (rb"\x1f\x8b", "compressed by gzip: unpack it with `gunzip`"),
-    (rb"BZh", "compressed by bzip2: unpack it with `bunzip2`"),
-    (rb"\xfd7zXZ", "compressed by xz: unpack it with `unxz`"),
-    (rb"7z\xbc\xaf|Rar!", "an archive: unpack it"),
-    (rb"\xff\xfe|\xfe\xff", "a UTF-16 text: convert it with `iconv -f UTF-16 -t UTF-8`"),
-    (rb"\x00+\Z", "nothing but zero bytes: copy it again"),
-)
+CONTENTS = [
+    (re.compile(pattern, re.IGNORECASE), what)
+    for pattern, what in (  # pattern of a file's first bytes: what that is, and what to do
+        (rb"version https://git-lfs", "a Git LFS pointer: run `git lfs pull`"),
+        (rb"(?:\.\./)*\.?git/annex|/annex/objects/", "a git-annex pointer: run `git annex get`"),
+        (rb"\s*<(?:!doctype )?html|\s*<(?:head|body)\b", "an HTML page: download the file again"),
+        (rb"\s*<\?xml|\s*<[a-z]+>", "an XML text: download the file again"),
+        (rb"\s*[{\[]", "a JSON text: download the file again"),
+        (rb"PK\x03\x04", "a zip archive: unpack it with `unzip`"),
+        (rb"\x1f\x8b", "compressed by gzip: unpack it with `gunzip`"),
+        (rb"BZh", "compressed by bzip2: unpack it with `bunzip2`"),
+        (rb"\xfd7zXZ", "compressed by xz: unpack it with `unxz`"),
+        (rb"7z\xbc\xaf|Rar!", "an archive: unpack it"),
+        (rb"\xff\xfe|\xfe\xff", "a UTF-16 text: convert it with `iconv -f UTF-16 -t UTF-8`"),
+        (rb"\x00+\Z", "nothing but zero bytes: copy it again"),
+    )
+]
 
 
 class Problem(NamedTuple):
@@ -83,6 +86,6 @@ def read_bytes(path):
 def what_it_is(content):
     """What a file of another kind seems to be and what to do, None if that cannot be said."""
     for pattern, what in CONTENTS:
-        if re.match(pattern, content, re.IGNORECASE):
+        if pattern.match(content):
             return what
     return None

@@ -33,7 +33,9 @@ MAX_PROBLEMS = 20  # of one file: a file of another kind is one fault
 PHONE_INDEX = {phone: index for index, phone in enumerate(PHONES_61)}
 REDUCED_INDICES = np.array([PHONES_39.index(FOLD_61_TO_39[p]) for p in PHONES_61], np.int32)
 
-NUMBER = re.compile(r"-?[0-9]{1,9}(?:\.[0-9]*)?")
+NUMBERS = r"(-?[0-9]{1,9}(?:\.[0-9]*)?)\s+(-?[0-9]{1,9}(?:\.[0-9]*)?)"
+PHONE_ROW = re.compile(rf"{NUMBERS}\s+(\S+)(?:\s+[!#].*)?")  # a comment may follow
+TIMED_ROW = re.compile(rf"{NUMBERS}(?:\s+(\S.*))?")
 UNITS = {  # what times may have been counted in, and how many there are to a sample
     "seconds": 1 / SAMPLE_RATE_HZ,
     "milliseconds": 1000 / SAMPLE_RATE_HZ,
@@ -56,13 +58,9 @@ def read_phones(path, n_samples):
     path = str(path)
     rows, problems = [], []
     for number, line in _lines(path):
-        fields = line.split()
-        if (
-            len(fields) >= 3
-            and all(re.fullmatch(NUMBER, field) for field in fields[:2])
-            and all(field[0] in "!#" for field in fields[3:4])
-        ):
-            rows.append((number, line, float(fields[0]), float(fields[1]), fields[2].lower()))
+        row = PHONE_ROW.fullmatch(line)
+        if row:
+            rows.append((number, line, float(row[1]), float(row[2]), row[3].lower()))
         else:
             text = "expected a start sample, an end sample and a phone"
             problems.append(_bad_row("rows of another form", path, number, line, text))
@@ -220,10 +218,8 @@ def read_prompt(path, n_samples):
 
 def _timed(line):
     """(start_sample, end_sample, text) of a row; the numbers are None where there are none."""
-    fields = line.split(None, 2)
-    if len(fields) < 2 or not all(re.fullmatch(NUMBER, field) for field in fields[:2]):
-        return None, None, line
-    return int(float(fields[0])), int(float(fields[1])), "".join(fields[2:])
+    row = TIMED_ROW.fullmatch(line)
+    return (int(float(row[1])), int(float(row[2])), row[3] or "") if row else (None, None, line)
 
 
 def label_step_samples(reference_quirks):

@@ -1,7 +1,6 @@
 """Recordings: what the files of an utterance hold, its features and labels, made in parallel.
 
-Everything is checked before anything is computed: `check_utterances` finds all problems of a
-corpus, `process_utterances` makes the recordings of those without one.
+Each file is read once. Everything is checked (`speech.checks`) before anything is computed.
 """
 
 import concurrent.futures
@@ -11,11 +10,12 @@ import multiprocessing
 import os
 import signal
 import threading
+from multiprocessing import resource_tracker
 from typing import NamedTuple
 
 import numpy as np
 
-from speech.audio import read_audio
+from speech.audio import SUFFIXES, read_audio
 from speech.facts import SAMPLE_RATE_HZ, SPLITS
 from speech.features import n_frames_of, read_htk, speech_features
 from speech.files import BadFileError, Problem
@@ -55,10 +55,10 @@ def workers(n_processes, n_utterances):
 
     try:
         yield parallel_map
-    except concurrent.futures.BrokenExecutor:
+    except (concurrent.futures.BrokenExecutor, MemoryError):
         raise UserError(
-            f"one of {n_processes} processes was killed, perhaps for want of memory: give fewer, "
-            f"--n_processes={n_processes // 2 or 1}, or make memory free"
+            f"one of {n_processes} processes was killed or found no memory: give fewer, "
+            f"--n_processes={n_processes // 2}, or make memory free"
         ) from None
     finally:
         executor.shutdown(cancel_futures=True)
@@ -74,16 +74,18 @@ def _end_with_parent():
 def _surroundings_of_workers():
     """What processes started meanwhile inherit: deaf to Ctrl-C, and one BLAS thread each.
 
-    The parent ends them after Ctrl-C. There is a process for every core already, and on matrices
-    as small as these a second thread only waits: it cost four times the CPU time.
+    The parent ends them after Ctrl-C, which waits for the end of the block. There is a process for
+    every core already, and on matrices as small as these a second thread only waits: it cost four
+    times the CPU time.
     """
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    resource_tracker.ensure_running()  # when it starts it lets signals through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     n_threads = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = "1"
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         if n_threads is None:
             del os.environ["OMP_NUM_THREADS"]
         else:
@@ -117,7 +119,7 @@ def read_utterance(utterance, with_htk):
             return None, []
 
     if not utterance.audio_path:
-        text = "has no audio beside it: copy the corpus again"
+        text = f"has no audio beside it ({', '.join(SUFFIXES)}): copy the corpus again"
         return None, [Problem("phones without audio", f"{utterance.stem}.phn", text)], []
     audio, found = read(read_audio, utterance.audio_path[len(utterance.stem) :])
     notes += found
@@ -139,28 +141,47 @@ def read_utterance(utterance, with_htk):
     return Content(audio, phone_spans, words, prompt, htk), [], notes
 
 
-def process_utterance(utterance, reference_quirks, with_htk):
-    """Read one utterance and make its features and labels.
+def make_dataset(parallel_map, contents, reference_quirks):
+    """Make features and labels, with a progress bar.
+
+    Args:
+        parallel_map: see `workers`.
+        contents: `Utterance` -> `Content`, in order.
+        reference_quirks: whether to do as the e-prop authors' code does.
 
     Returns:
-        dict of the entries that the utterance has in the pickles, features not yet normalised,
-        float32; `metadata` is a dict of dr, speaker, utterance, text (what is said),
-        sample_start, sample_end (of the text), duration (s), num_windows (frames),
-        dataset_source, dataset_target and, from `speakers.tsv`, gender; `words` is not an array yet
-        but the (start_sample, end_sample, word) of each word, None if they cannot be read. And
-        `phone_spans`: the same of each phone.
-
-    Raises:
-        BadFileError: any of the utterance's files is not as it should be.
+        dict split -> list of what `make_recording` returns, in order.
     """
-    content, problems, _ = read_utterance(utterance, with_htk)
-    if problems:
-        raise BadFileError(*problems)
-    audio, (start_sample, end_sample, text) = content.audio, content.prompt
-    mfccs, filter_banks = speech_features(audio, log_filter_banks=not reference_quirks)
-    n_frames = len(mfccs)
+    work = functools.partial(float32_features, log_filter_banks=not reference_quirks)
+    features = parallel_map(work, (content.audio for content in contents.values()))
+    features = command_line.progress_bar(
+        features, desc="features", total=len(contents), unit="utterance"
+    )
     step_samples = label_step_samples(reference_quirks)
-    phonems = frame_labels(content.phone_spans, PHONE_INDEX, n_frames, step_samples)
+    dataset = {split: [] for split in SPLITS}
+    for (utterance, content), pair in zip(contents.items(), features):
+        dataset[utterance.split].append(make_recording(utterance, content, pair, step_samples))
+    return dataset
+
+
+def float32_features(audio, log_filter_banks):
+    """The float32 (mfccs, filter_banks) of `speech_features`."""
+    return [f.astype(np.float32) for f in speech_features(audio, log_filter_banks)]
+
+
+def make_recording(utterance, content, features, step_samples):
+    """What an utterance has in the pickles.
+
+    Returns:
+        dict of the entries, features not yet normalised; `metadata` is a dict of dr, speaker,
+        utterance, text (what is said), sample_start, sample_end (of the text), duration (s),
+        num_windows (frames), dataset_source, dataset_target and, from `speakers.tsv`, gender;
+        `words` is not an array yet but the (start_sample, end_sample, word) of each word, None if
+        they cannot be read. And `phone_spans`: the same of each phone.
+    """
+    mfccs, filter_banks = features
+    start_sample, end_sample, text = content.prompt
+    phonems = frame_labels(content.phone_spans, PHONE_INDEX, len(mfccs), step_samples)
     recording = {
         "metadata": {
             "dr": utterance.region,
@@ -169,41 +190,21 @@ def process_utterance(utterance, reference_quirks, with_htk):
             "text": text,
             "sample_start": start_sample,
             "sample_end": end_sample,
-            "duration": len(audio) / SAMPLE_RATE_HZ,
-            "num_windows": n_frames,
+            "duration": len(content.audio) / SAMPLE_RATE_HZ,
+            "num_windows": len(mfccs),
             "dataset_source": utterance.source,
             "dataset_target": utterance.split,
         }
         | ({"gender": utterance.gender} if utterance.gender else {}),
-        "wav": audio,
-        "mfccs": mfccs.astype(np.float32),
-        "filter_banks": filter_banks.astype(np.float32),
+        "wav": content.audio,
+        "mfccs": mfccs,
+        "filter_banks": filter_banks,
         "phonems": phonems,
         "reduced_phonems": REDUCED_INDICES[phonems],
         "words": content.words,
         "phone_spans": content.phone_spans,
     }
-    if with_htk:
-        recording["htk"] = content.htk
-    return recording
-
-
-def make_dataset(parallel_map, utterances, reference_quirks, with_htk):
-    """Process utterances without problems, with a progress bar.
-
-    Returns:
-        dict split -> list of what `process_utterance` returns, in order.
-    """
-    work = functools.partial(
-        process_utterance, reference_quirks=reference_quirks, with_htk=with_htk
-    )
-    recordings = command_line.progress_bar(
-        parallel_map(work, utterances), desc="features", total=len(utterances), unit="utterance"
-    )
-    dataset = {split: [] for split in SPLITS}
-    for recording in recordings:
-        dataset[recording["metadata"]["dataset_target"]].append(recording)
-    return dataset
+    return recording | ({} if content.htk is None else {"htk": content.htk})
 
 
 def label_words(dataset, step_samples):

@@ -15,11 +15,12 @@ import tensorflow as tf
 from speech.dataset import PREPROC_CHOICES, Batch, TimitDataset
 from tasks import figures
 from toolbox.command_line import check_off_or_positive, one_line
+from toolbox.plotting import with_note
 
 
 def define_flags(define):
     """Define the flags of the data; `define` is a command_line.Definer."""
-    define.string("dataset", "timit_processed", "folder of timit_processing.py")
+    define.path("dataset", "timit_processed", "folder of timit_processing.py")
     define.enum(
         "preproc",
         "mfccs",
@@ -51,6 +52,7 @@ class Framewise:
         metric: the one that selects.
         constant_answer: what always answering the commonest class is called.
         targets_spec: tf.TensorSpec of a batch's targets.
+        note: what has to stand beside errors on these data; "" for nothing.
     """
 
     metric = "frame_error"
@@ -86,6 +88,8 @@ class Framewise:
             f"utterances: {', '.join(sizes)}; {dataset.n_features} features; {dataset.n_phns} "
             "phone classes"
         )
+        if dataset.note:
+            print(f"note: {one_line(dataset.note)}")
         quirks = flag_values.reference_quirks
         if dataset.processing is not None:
             made_with = bool(dataset.processing.get("reference_quirks"))
@@ -107,6 +111,10 @@ class Framewise:
     @property
     def checksum(self):
         return self.dataset.checksum
+
+    @property
+    def note(self):
+        return self.dataset.note
 
     # Batches
 
@@ -177,7 +185,7 @@ class Framewise:
             os.path.join(folder, "confusion_matrix.png"),
             test.sums["confusion"],
             self.dataset.reduced_phn_list,
-            f"test set, frame error {test.metrics['frame_error_39']:.3f}",
+            with_note(f"test set, frame error {test.metrics['frame_error_39']:.3f}", self.note),
         )
 
     def draw_example(self, folder, network):

@@ -548,7 +548,7 @@ def test_open_speech_is_processed_as_it_is(tmp_path, run_here):
 
 def test_a_killed_worker_ends_in_one_line(tmp_path, run_here, monkeypatch):
     write_corpus(tmp_path / "timit", n_train=70)
-    monkeypatch.setattr(timit_processing.checks, "_check", kill_worker)
+    monkeypatch.setattr(timit_processing.checks, "read_utterance", kill_worker)
     done = run_here("--data_path=timit", "--n_processes=2")
     assert_user_error(done, "killed", "--n_processes=1")
     assert os.listdir(tmp_path) == ["timit"]

@@ -123,13 +123,15 @@ def parse_flags(define_flags, argv, n_positional=0):
 class Definer:
     """Defines flags on one `FlagValues`, such as `define.integer("batch", 32, "utterances", 1)`.
 
-    Its methods are absl's DEFINE functions: bool, integer, float, string, enum, list, multi_string.
+    Its methods are absl's DEFINE functions bool, integer, float, string, enum, list, and
+    `define_path` as path.
     """
 
     def __init__(self, flag_values):
-        for kind in ("bool", "integer", "float", "string", "enum", "list", "multi_string"):
+        for kind in ("bool", "integer", "float", "string", "enum", "list"):
             function = getattr(flags, f"DEFINE_{kind}")
             setattr(self, kind, functools.partial(function, flag_values=flag_values))
+        self.path = functools.partial(define_path, flag_values=flag_values)
 
 
 def check_finite(flag_values):

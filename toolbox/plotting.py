@@ -42,6 +42,11 @@ def save_figure(figure, path, dpi=None):
         figure.savefig(file, format="png", dpi=dpi or DPI)
 
 
+def with_note(title, note):
+    """A title with a note on a line of its own, if there is one."""
+    return f"{title}\n{note}".strip()
+
+
 def draw_raster(axes, spikes, n_repeat, n_regular, n_directions):
     """Draw evenly chosen neurons of each group, spikes at their time in frames."""
     n_neurons = spikes.shape[1]

@@ -80,7 +80,9 @@ def run(experiment, flag_values):
             with run_folder.told_how_to_continue(folder, beside):
                 run_folder.note_resumption(folder, task.checksum)
         elif is_chief:
-            record = run_folder.record_of(experiment.script, flag_values, seed, task.checksum)
+            record = run_folder.record_of(
+                experiment.script, flag_values, seed, task.checksum, task.note
+            )
             labels = flag_values.comment, flag_values.run_id
             folder = run_folder.make(flag_values.results, experiment.script, labels, record, held)
         train(
@@ -346,6 +348,7 @@ class Run:
             self.task.metric,
             self._constant_error,
             self.task.constant_answer,
+            self.task.note,
         )
         self.task.draw_example(self.folder, self.network)
 
@@ -376,6 +379,7 @@ class Run:
             "peak_memory_gb": reporting.peak_memory_gb(),
             "trained_parameters": self.n_parameters,
             "seed": self.seed,
+            **({"corpus_note": task.note} if task.note else {}),
             **observed,
         }
         write_json(self._path("metrics.json"), metrics)

@@ -43,7 +43,7 @@ def test_normalised_features_equal_the_recorded_ones(recorded, timit_sample, kin
         split = next(s for s in dataset if index in recorded[f"split_{s}"])
         features = features_module.speech_features(audio, log_filter_banks=False)
         recording = dict(zip(("mfccs", "filter_banks"), features), index=index)
-        recording[kind] = recording[kind].astype(np.float32)  # as `process_utterance` returns it
+        recording[kind] = recording[kind].astype(np.float32)  # as they are stored
         dataset[split].append(recording)
     features_module.normalise(dataset)
     recordings = sum(dataset.values(), [])

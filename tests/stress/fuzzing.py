@@ -6,20 +6,25 @@ and returns how many it tried. The everyday tests try few, always the same; `mak
 
 import collections
 import contextlib
+import dataclasses
 import io
 import json
 import os
 import pickle
+import shutil
 import signal
 import struct
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
+import mutations
 import numpy as np
+from corpora import riff, sphere
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from helpers import write_corpus
 from toolbox import command_line
 from toolbox.command_line import UserError
 
@@ -27,15 +32,16 @@ command_line.import_tensorflow()
 
 import solve_timit_with_framewise_lsnn as lsnn  # noqa: E402
 import solve_timit_with_framewise_lstm as lstm  # noqa: E402
-import synthetic_timit  # noqa: E402
 import timit_processing  # noqa: E402
 import verify_eprop  # noqa: E402
+from speech import checks, labels  # noqa: E402
 from speech import dataset as dataset_module  # noqa: E402
-from speech import labels  # noqa: E402
 from speech.audio import read_audio  # noqa: E402
+from speech.corpus import Utterance, find_corpus  # noqa: E402
 from speech.facts import PHONES_61  # noqa: E402
 from speech.features import read_htk  # noqa: E402
 from speech.plain_pickle import load_plain_pickle  # noqa: E402
+from speech.recordings import read_utterance  # noqa: E402
 from toolbox import arrays
 from training import checkpoints, run_folder  # noqa: E402
 from training.checkpoints import load_weights  # noqa: E402
@@ -165,26 +171,6 @@ def phn(folder, n_cases, derandomize):
     return trial(contents, read, n_cases, derandomize)
 
 
-def sphere(samples):
-    header = (
-        f"NIST_1A\n   1024\nsample_count -i {len(samples)}\nsample_n_bytes -i 2\n"
-        "channel_count -i 1\nsample_byte_format -s2 01\nsample_rate -i 16000\n"
-        "sample_coding -s3 pcm\nsample_sig_bits -i 16\nend_head\n"
-    )
-    return header.encode().ljust(1024) + samples.astype("<i2").tobytes()
-
-
-def riff(samples):
-    data = samples.astype("<i2").tobytes()
-    form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, 16000, 32000, 2, 16)
-    return (
-        struct.pack("<4sI4s", b"RIFF", 36 + len(data), b"WAVE")
-        + form
-        + struct.pack("<4sI", b"data", len(data))
-        + data
-    )
-
-
 def audio(folder, n_cases, derandomize):
     path = os.path.join(folder, "x.wav")
     samples = np.random.default_rng(0).integers(-3000, 3000, 500)
@@ -199,6 +185,81 @@ def audio(folder, n_cases, derandomize):
     heads = damaged([sphere(samples), riff(samples)], tokens)
     early = heads.flatmap(lambda c: damaged([c[:1100]], tokens))  # more of the damage in headers
     return trial(heads | early, read, n_cases, derandomize)
+
+
+def utterances(folder, n_cases, derandomize):
+    """Kinds of damage of which it is known whether they must be read, noted or refused."""
+    originals = mutations.originals()
+    stem = os.path.join(folder, "x")
+
+    @st.composite
+    def cases(draw):
+        while True:
+            name = draw(st.sampled_from(sorted(mutations.MUTATIONS)))
+            verdict, mutate = mutations.MUTATIONS[name]
+            files = dataclasses.replace(draw(st.sampled_from(originals)))
+            files.others = dict(files.others)
+            if mutate(draw, files) is not False:
+                return name, verdict, files
+
+    def read(case):
+        name, verdict, files = case
+        contents = {files.suffix: files.sound, ".phn": files.phn, **files.others}
+        contents = {suffix: content for suffix, content in contents.items() if content is not None}
+        for suffix, content in contents.items():
+            write(stem + suffix, content)
+        try:
+            audio_path = stem + files.suffix if files.suffix in contents else ""
+            utterance = Utterance(stem, audio_path, "train", "train", "dr1", "f0", "x")
+            content, problems, notes = read_utterance(utterance, with_htk=False)
+        finally:
+            for suffix in contents:
+                os.remove(stem + suffix)
+        if verdict is None:
+            assert not problems, (name, problems)
+        else:
+            found = mutations.REFUSED if problems else mutations.NOTED if notes else mutations.READ
+            assert found == verdict, (name, problems, notes)
+        if verdict in (None, mutations.READ):
+            assert content.phone_spans == files.rows, name
+        if not problems and name != "silence":
+            np.testing.assert_array_equal(content.audio, files.samples)
+
+    return trial(cases(), read, n_cases, derandomize)
+
+
+def folders(folder, n_cases, derandomize):
+    """The same for files that are missing, strange or in another place."""
+    good, path = os.path.join(folder, "good"), os.path.join(folder, "timit")
+    write_corpus(good, n_train=2)
+
+    def found(path):
+        corpus = find_corpus(path)
+        _, bad, _ = checks.check_utterances(map, corpus.utterances, False)
+        return [u.stem[len(path) :] for u in corpus.utterances], bad
+
+    expected = found(good)[0]
+
+    @st.composite
+    def cases(draw):
+        shutil.rmtree(path, ignore_errors=True)
+        shutil.copytree(good, path)
+        name = draw(st.sampled_from(sorted(mutations.FOLDERS)))
+        verdict, mutate = mutations.FOLDERS[name]
+        mutate(draw, path)
+        return name, verdict
+
+    def read(case):
+        name, verdict = case
+        try:
+            stems, bad = found(path)
+            verdict_found = mutations.REFUSED if bad else mutations.READ
+        except UserError:
+            verdict_found = mutations.REFUSED
+        assert verdict_found == verdict, name
+        assert verdict == mutations.REFUSED or stems == expected, name
+
+    return trial(cases(), read, n_cases, derandomize)
 
 
 def htk(folder, n_cases, derandomize):
@@ -225,7 +286,7 @@ def corpus(folder, n_cases, derandomize):
     """A whole corpus with a damaged file: the output is complete, or what was there before."""
     source, output = os.path.join(folder, "timit"), os.path.join(folder, "out")
     with contextlib.redirect_stdout(io.StringIO()):
-        synthetic_timit.write_corpus(source, n_train=1, n_develop=1, n_test=1, n_processes=1)
+        write_corpus(source)
     paths = [os.path.join(d, f) for d, _, files in os.walk(source) for f in files]
     paths = sorted(p for p in paths if p.endswith((".wav", ".phn", ".wrd", ".txt")))
     good = {path: Path(path).read_bytes() for path in paths}
@@ -374,7 +435,7 @@ def dataset_folder(folder, n_cases, derandomize):
     good = os.path.join(folder, "good")
     corpus_path = os.path.join(folder, "timit")
     with contextlib.redirect_stdout(io.StringIO()):
-        synthetic_timit.write_corpus(corpus_path, n_train=1, n_develop=1, n_test=1, n_processes=1)
+        write_corpus(corpus_path)
         flag_values, _ = command_line.parse_flags(
             timit_processing.define_flags,
             ["x", f"--data_path={corpus_path}", f"--output_path={good}", "--n_processes=1"],
@@ -568,7 +629,7 @@ def run_checkpoints(folder, n_cases, derandomize):
 
 def flags(folder, n_cases, derandomize):
     del folder
-    scripts = [lsnn, lstm, timit_processing, synthetic_timit, verify_eprop]
+    scripts = [lsnn, lstm, timit_processing, verify_eprop]
     known = {
         script: sorted(command_line.parse_flags(script.define_flags, ["x"])[0])
         for script in scripts
@@ -624,6 +685,8 @@ def run_records(folder, n_cases, derandomize):
 
 
 TARGETS = {
+    "utterances": utterances,
+    "folders": folders,
     "phn": phn,
     "audio": audio,
     "htk": htk,

@@ -27,7 +27,13 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 HERE = os.path.dirname(os.path.abspath(__file__))
 TESTS = os.path.dirname(HERE)
 REPOSITORY = os.path.dirname(TESTS)
-sys.path[:0] = [HERE, TESTS, REPOSITORY, os.path.join(REPOSITORY, "benchmarks")]
+sys.path[:0] = [
+    HERE,
+    TESTS,
+    os.path.join(TESTS, "speech"),
+    REPOSITORY,
+    os.path.join(REPOSITORY, "benchmarks"),
+]
 
 import faults  # noqa: E402
 from helpers import write_corpus  # noqa: E402
@@ -40,6 +46,8 @@ N_PROCESSING_KILLS = 30
 N_CHECKPOINT_KILLS = 60
 PLAN_KILLS_S = ((5, 10), (20, 30))  # least and largest seconds after the start, for each kill
 N_CASES = {
+    "utterances": 20000,
+    "folders": 60,
     "phn": 4000,
     "audio": 3000,
     "htk": 3000,
@@ -234,9 +242,9 @@ def fuzz(folder, corpus, dataset, random_generator):
     """Each kind of input in a process of its own, two at a time."""
     del corpus, dataset, random_generator
     code = (
-        "import os, sys, tempfile; sys.path[:0] = sys.argv[1:4]; import fuzzing\n"
-        "folder = tempfile.mkdtemp(dir=sys.argv[6]); os.chdir(folder)\n"
-        "print(fuzzing.TARGETS[sys.argv[4]](folder, int(sys.argv[5]), False))"
+        "import os, sys, tempfile; sys.path[:0] = sys.argv[1:5]; import fuzzing\n"
+        "folder = tempfile.mkdtemp(dir=sys.argv[7]); os.chdir(folder)\n"
+        "print(fuzzing.TARGETS[sys.argv[5]](folder, int(sys.argv[6]), False))"
     )
 
     def run(name):
@@ -246,6 +254,7 @@ def fuzz(folder, corpus, dataset, random_generator):
             code,
             HERE,
             TESTS,
+            os.path.join(TESTS, "speech"),
             REPOSITORY,
             name,
             str(N_CASES[name]),
