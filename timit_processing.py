@@ -139,7 +139,8 @@ def main(flag_values):
         workers(flag_values.n_processes, len(corpus.utterances)) as parallel_map,
     ):
         with_htk, notes = checks.choose_htk(corpus.utterances, flag_values.htk)
-        print(f"Checking {len(corpus.utterances):,} utterances of {data_path}")
+        # One line: a reader that goes away after it, as `head -1` does, stops no work.
+        print(f"Checking and processing {len(corpus.utterances):,} utterances of {data_path}")
         good, bad, found = checks.check_utterances(parallel_map, corpus.utterances, with_htk)
         notes = [*corpus.notes, *notes, *found]
         missing, found = checks.missing_speakers(
@@ -151,7 +152,6 @@ def main(flag_values):
         else:
             notes += found
             refuse(flag_values, sum(bad.values(), []) + missing, len(corpus.utterances))
-        print(f"Computing features of {len(good):,} utterances")
         dataset = make_dataset(parallel_map, good, quirks)
         words = label_words(dataset, label_step_samples(quirks))
         normalisation = normalise(dataset)

@@ -580,3 +580,10 @@ def test_a_killed_worker_ends_in_one_line(tmp_path, run_here, monkeypatch):
 
 def kill_worker(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_reader_that_goes_away_stops_no_work(corpus):
+    command = f"'{sys.executable}' '{os.path.join(REPOSITORY, SCRIPT)}' --data_path=timit | head -1"
+    done = subprocess.run(command, shell=True, cwd=corpus.parent, capture_output=True, text=True)
+    assert (done.stderr, done.stdout.count("\n")) == ("", 1)
+    assert sorted(os.listdir(corpus.parent)) == ["timit", "timit_processed"]
