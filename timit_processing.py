@@ -82,6 +82,7 @@ SETTINGS_FILE = "processing.json"
 MAX_SETTINGS_BYTES = 2**20
 SKIPPED_FILE = "skipped.json"
 FIGURE_FILE = "utterance.png"
+NOTE_FILE = "corpus_note.txt"  # of a corpus: what has to stand beside every error on it
 
 
 def define_flags(flag_values):
@@ -158,6 +159,7 @@ def main(flag_values):
         write_dataset(folder, dataset, words)
         settings = describe(dataset, corpus, quirks) | {
             "normalisation": normalisation,
+            "corpus_note": corpus_note(data_path),
             "skipped": len(bad),
             "notes": dict(collections.Counter(note.kind for note in notes)),
         }
@@ -165,7 +167,7 @@ def main(flag_values):
         if flag_values.skip_bad:
             write_json(os.path.join(folder, SKIPPED_FILE), skipped(data_path, bad))
         if flag_values.plot:
-            plot_first_utterance(folder, dataset["train"][0])
+            plot_first_utterance(folder, dataset["train"][0], settings["corpus_note"])
     with contextlib.suppress(OSError):  # of an earlier run
         os.remove(problems_path(flag_values.output_path))
     print(summary(settings, dataset))
@@ -378,18 +380,28 @@ def summary(settings, dataset):
     return "\n".join(lines).replace("\xa0", " ")  # a phone and its counts stay on one line
 
 
-def plot_first_utterance(folder, recording):
+def corpus_note(data_path):
+    """The first line of the corpus's NOTE_FILE; empty without one."""
+    try:
+        with open(os.path.join(data_path, NOTE_FILE), encoding="utf-8", errors="replace") as file:
+            return command_line.one_line(file.readline(200))
+    except OSError:
+        return ""
+
+
+def plot_first_utterance(folder, recording, note):
     """Draw spectrogram, filter banks and phones of a recording as FIGURE_FILE into a folder."""
     from speech import figures  # here: nothing else in this module needs matplotlib
 
     metadata = recording["metadata"]
+    title = f"{metadata['dr']}/{metadata['speaker']}/{metadata['utterance']}: {metadata['text']}"
     figures.plot_utterance(
         os.path.join(folder, FIGURE_FILE),
         recording["wav"],
         SAMPLE_RATE_HZ,
         recording["filter_banks"],
         recording["phone_spans"],
-        f"{metadata['dr']}/{metadata['speaker']}/{metadata['utterance']}: {metadata['text']}",
+        f"{title}\n{note}" if note else title,
     )
 
 
