@@ -140,8 +140,11 @@ def _no_sound(path, content):
             text = f"is {name}, {expected}: convert it with {_command(path)}"
             return bad_file("audio of another format", path, text)
     what = what_it_is(content)
+    first_line = content[:40].splitlines()[0].strip().decode("latin1")
+    if what is None and first_line.isascii() and first_line.isprintable():
+        what = f"a text ({first_line!r}): download the file again"
     if what:
-        what, advice = what.split(": ", 1)
+        what, advice = what.rsplit(": ", 1)
         return bad_file("no sound", path, f"is {what}, not sound, {expected}: {advice}")
     return bad_file(
         "no sound",

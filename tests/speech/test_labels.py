@@ -184,6 +184,7 @@ PROMPTS = {  # text, what is read, whether with a note
     "text only": ("She had.\n", (0, 16000, "She had."), True),
     "git lfs": ("version https://git-lfs.github.com/spec/v1\n", (0, 16000, ""), True),
     "empty": ("", (0, 16000, ""), True),
+    "a vertical tab": ("\v", (0, 16000, ""), True),  # found by fuzzing
     "missing": (None, (0, 16000, ""), False),
 }
 
