@@ -203,7 +203,7 @@ def _with_size(content):
 
 def _sphere(path, content):
     """(int16 samples of a SPHERE file, the number of samples that its header announces)."""
-    head = re.match(rb"NIST_1A\n *([0-9]{1,7})\n(.*?)\nend_head\n", content, re.DOTALL)
+    head = re.match(rb"NIST_1A\n *([0-9]{1,7}) *\n(.*?)\nend_head\s", content, re.DOTALL)
     if not head or int(head[1]) < head.end():
         changed = b"\r\n" in content[:12]
         raise bad_file(

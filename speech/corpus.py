@@ -99,8 +99,8 @@ def check_splits(data_path, utterances, n_found):
     for split in SPLITS:
         if not any(u.split == split and u.audio_path for u in utterances):
             raise UserError(
-                f"{data_path}: no utterance for the {split} set, found {n_found} in the layout: the "
-                f"corpus is incomplete, copy it again, or name the {split} set's folders in "
+                f"{data_path}: no utterance for the {split} set, found {n_found} in the layout: "
+                f"the corpus is incomplete, copy it again, or name the {split} set's folders in "
                 f"{SPEAKERS_FILE}"
             )
 
@@ -212,8 +212,8 @@ def _read_speakers(data_path):
     for column in ("folder", "split"):
         if column not in columns:
             raise UserError(
-                f"{path}: no column {column!r} in its first line, found {', '.join(columns)[:200]}, "
-                "expected tab-separated columns folder, split and gender"
+                f"{path}: no column {column!r} in its first line, found "
+                f"{', '.join(columns)[:200]}, expected folder, split and gender, tab-separated"
             )
     speakers = {}
     for number, line in enumerate(lines[1:], 2):
