@@ -409,10 +409,7 @@ class Network(tf.Module):
         replicas = tf.distribute.get_replica_context()
         activity, n_frames, n_examples = replicas.all_reduce(
             tf.distribute.ReduceOp.SUM,
-            [
-                *self.activity_sums(output, seq_len),
-                tf.cast(tf.size(prediction), prediction.dtype),
-            ],
+            [*self.activity_sums(output, seq_len), tf.cast(tf.size(prediction), prediction.dtype)],
         )
         return Losses(
             prediction=tf.reduce_sum(prediction) / n_examples,

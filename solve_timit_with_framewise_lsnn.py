@@ -26,11 +26,7 @@ def define_flags(flag_values):
     framewise.define_flags(define)
     front_end.define_flags(define)
     flags.define_flags(
-        define,
-        n_epochs=80,
-        lr_decay_every=-1,
-        readout_decay=1e-2,
-        ramping_learning_rate=True,
+        define, n_epochs=80, lr_decay_every=-1, readout_decay=1e-2, ramping_learning_rate=True
     )
     neurons.define_flags(define)
     models.define_lsnn_flags(define)

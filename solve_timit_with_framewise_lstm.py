@@ -24,11 +24,7 @@ def define_flags(flag_values):
     framewise.define_flags(define)
     front_end.define_flags(define)
     flags.define_flags(
-        define,
-        n_epochs=30,
-        lr_decay_every=500,
-        readout_decay=1e-3,
-        ramping_learning_rate=False,
+        define, n_epochs=30, lr_decay_every=500, readout_decay=1e-3, ramping_learning_rate=False
     )
     models.define_lstm_flags(define)
 

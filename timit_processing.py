@@ -65,12 +65,7 @@ from speech.plain_pickle import dump
 from speech.recordings import label_words, make_dataset, workers
 from toolbox import command_line, run_lock
 from toolbox.command_line import UserError
-from toolbox.durable_files import (
-    remove_leftovers,
-    write_json,
-    write_whole,
-    write_whole_folder,
-)
+from toolbox.durable_files import remove_leftovers, write_json, write_whole, write_whole_folder
 
 DATA_PATH = "timit"
 OUTPUT_PATH = "timit_processed"

@@ -171,9 +171,7 @@ def _decode(path, content):
     except soundfile.SoundFileError as error:
         problem = getattr(error, "error_string", str(error)).strip()
         raise bad_file(
-            "damaged audio",
-            path,
-            f"cannot be decoded ({problem}): cut or damaged: copy it again",
+            "damaged audio", path, f"cannot be decoded ({problem}): cut or damaged: copy it again"
         ) from None
     return np.concatenate([*blocks, block]), announced if announced < 2**62 else None
 

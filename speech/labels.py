@@ -13,13 +13,7 @@ import re
 
 import numpy as np
 
-from speech.facts import (
-    FOLD_61_TO_39,
-    FRAME_HOP_SAMPLES,
-    PHONES_39,
-    PHONES_61,
-    SAMPLE_RATE_HZ,
-)
+from speech.facts import FOLD_61_TO_39, FRAME_HOP_SAMPLES, PHONES_39, PHONES_61, SAMPLE_RATE_HZ
 from speech.files import BadFileError, Problem, bad_file, read_bytes, what_it_is
 
 QUIRKS_LABEL_STEP_SAMPLES = 161  # int(0.01 * 16000) + 1 in the reference

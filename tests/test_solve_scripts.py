@@ -13,7 +13,6 @@ import sys
 import numpy as np
 import pytest
 from absl import flags
-from tiny_runs import BOTH, build, lsnn, lstm, run_of, values
 
 import models
 from helpers import LIMIT_S, REPOSITORY, assert_user_error
@@ -21,6 +20,7 @@ from layers import alif, neurons
 from layers import lstm as lstm_layer
 from lmu import flags as lmu_flags
 from lmu import memory, seeding, starts
+from tiny_runs import BOTH, build, lsnn, lstm, run_of, values
 from toolbox import command_line
 from toolbox.command_line import UserError
 from training.flags import TrainingConfig
@@ -260,10 +260,7 @@ TESTED_IN = (
 
 @pytest.mark.parametrize(
     "script, engines, recurrent",
-    [
-        (lsnn, alif.ENGINES, "layer0/w_rec"),
-        (lstm, lstm_layer.LSTM_ENGINES, "layer0/kernel"),
-    ],
+    [(lsnn, alif.ENGINES, "layer0/w_rec"), (lstm, lstm_layer.LSTM_ENGINES, "layer0/kernel")],
     ids=["lsnn", "lstm"],
 )
 def test_both_engines_train_alike(script, engines, recurrent, short_dataset):

@@ -31,13 +31,7 @@ import timit_processing
 from helpers import OPEN_SPEECH, REPOSITORY, assert_user_error, run_in
 from speech.audio import read_audio
 from speech.dataset import TimitDataset
-from speech.facts import (
-    CORE_TEST_SPEAKERS,
-    DEVELOP_SPEAKERS,
-    FOLD_61_TO_39,
-    PHONES_39,
-    PHONES_61,
-)
+from speech.facts import CORE_TEST_SPEAKERS, DEVELOP_SPEAKERS, FOLD_61_TO_39, PHONES_39, PHONES_61
 from speech.features import speech_features
 from speech.plain_pickle import load_plain_pickle
 from toolbox import command_line

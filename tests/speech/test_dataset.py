@@ -7,12 +7,7 @@ import threading
 import numpy as np
 import pytest
 
-from speech.dataset import (
-    Split,
-    TimitDataset,
-    one_ahead,
-    with_deltas,
-)
+from speech.dataset import Split, TimitDataset, one_ahead, with_deltas
 from speech.facts import FOLD_61_TO_39, PHONES_39, PHONES_61
 from toolbox.command_line import UserError
 

@@ -33,10 +33,7 @@ def test_labels_equal_the_recorded_ones(recorded, timit_sample):
         n_frames = int(recorded[f"utt{index}/num_windows"])
         quirks, default = (
             labels.frame_labels(
-                spans,
-                labels.PHONE_INDEX,
-                n_frames,
-                labels.label_step_samples(reference_quirks),
+                spans, labels.PHONE_INDEX, n_frames, labels.label_step_samples(reference_quirks)
             )
             for reference_quirks in (True, False)
         )

@@ -10,10 +10,10 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
-import tiny_runs
-from tiny_runs import SIZE, lsnn, lstm, parse
 
+import tiny_runs
 from helpers import LIMIT_S, REPOSITORY, assert_user_error, run_here
+from tiny_runs import SIZE, lsnn, lstm, parse
 from training import devices
 from training.flags import TrainingConfig
 

@@ -7,20 +7,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import tiny_runs
-from tiny_runs import (
-    BOTH,
-    build,
-    equal,
-    evaluate,
-    evaluations,
-    lsnn,
-    lstm,
-    run_of,
-    values,
-)
 
+import tiny_runs
 from tasks import figures as task_figures
+from tiny_runs import BOTH, build, equal, evaluate, evaluations, lsnn, lstm, run_of, values
 from toolbox import plotting
 from toolbox.command_line import UserError
 from training import checkpoints, devices

@@ -1,8 +1,8 @@
 """Learning rates over the iterations."""
 
 import pytest
-from tiny_runs import lsnn, lstm, parse
 
+from tiny_runs import lsnn, lstm, parse
 from training.flags import TrainingConfig
 
 

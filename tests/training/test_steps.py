@@ -3,22 +3,12 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from tiny_runs import (
-    BOTH,
-    build,
-    changed,
-    equal,
-    gradients,
-    lsnn,
-    lstm,
-    train_step,
-    values,
-)
 
 import eprop
 import models
 from layers import alif, neurons
 from tasks.framewise import Framewise, cross_entropy
+from tiny_runs import BOTH, build, changed, equal, gradients, lsnn, lstm, train_step, values
 from training import steps
 
 
