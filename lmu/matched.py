@@ -2,7 +2,7 @@
 
 The neural engineering framework (Eliasmith & Anderson 2003) holds a state m in the filtered spikes
 of many neurons: encoders E drive them, decoders D read m from them, and a linear system in m
-becomes recurrent weights. In a regular neuron of `event_driven` (equations 1 to 5 there), the reset
+becomes recurrent weights. In a regular neuron of `layers.neurons` (equations 1 to 5 there), the reset
 only subtracts what its own spikes add to zbar_t = alpha zbar_{t-1} + z_t: v_t = u_t - thr zbar_{t-1}
 with
 

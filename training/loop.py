@@ -373,7 +373,12 @@ class Run:
         }
         write_json(self._path("metrics.json"), metrics)
         checkpoints.remove(self.folder)
-        said = ", ".join(f"{reporting.spoken(n)} {v:.3f}" for n, v in test.metrics.items())
+        chosen = test.metrics[task.metric]
+        said = ", ".join(
+            f"{reporting.spoken(name)} {value:.3f}"
+            for name, value in test.metrics.items()
+            if name == task.metric or value != chosen
+        )
         print(
             f"selected iteration {best['iteration']}: {reporting.spoken(task.metric)} develop "
             f"{selecting_error(best):.3f} ({task.constant_answer} {self._constant_error:.3f}); test: "
