@@ -33,7 +33,7 @@ def define_flags(flag_values):
         ramping_learning_rate=True,
     )
     neurons.define_flags(define)
-    models.define_lsnn_flags(define)
+    models.define_flags(define, "lsnn")
     starts.define_flags(define)
     define.bool("measure_memory", True, "measure what the first layer remembers, before and after")
     define.bool("cell_train", True, "train the recurrent layers, else the readout")

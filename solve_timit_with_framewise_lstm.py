@@ -30,7 +30,7 @@ def define_flags(flag_values):
         readout_decay=1e-3,
         ramping_learning_rate=False,
     )
-    models.define_lstm_flags(define)
+    models.define_flags(define, "lstm")
 
 
 def check_flags(flag_values):
@@ -43,7 +43,9 @@ def check_flags(flag_values):
 
 def choose_engine(flag_values):
     """The engine that `--engine` names; `auto` is `fused`, for LSTM cells without a visible GPU."""
-    return devices.choose_engine(flag_values.engine, "fused" if flag_values.lstm else "dense")
+    return devices.choose_engine(
+        flag_values.engine, "fused" if flag_values.lstm and not flag_values.peephole else "dense"
+    )
 
 
 def make_task(flag_values):

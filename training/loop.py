@@ -197,7 +197,7 @@ class Run:
         self.n_parameters = sum(int(np.prod(v.shape)) for v in variables)
         self.progress = checkpoints.Progress()
         self._optimizer = make_optimizer(
-            network, config.adam, config.momentum, config.adam_epsilon, config.cell_lr_factor
+            network, config.optimizer, config.momentum, config.adam_epsilon, config.cell_lr_factor
         )
         self._train_step = make_train_step(
             network,
@@ -207,6 +207,7 @@ class Run:
             seed,
             config.readout_decay,
             config.input_noise_std,
+            config.grad_clip,
             config.gd_noise,
             config.noise_step_start,
         )
@@ -274,7 +275,7 @@ class Run:
     def step(self, epoch, batch):
         """Train on a batch; returns its loss."""
         progress = self.progress
-        rate = self.config.schedule.rate(progress.iteration)
+        rate = self.config.schedule.rate(progress.iteration, self.n_iterations)
         start = time.perf_counter()
         with health.failures_explained(
             progress.iteration, epoch, batch, self.network.weights(), self._advice()
@@ -297,7 +298,7 @@ class Run:
                 f"iteration {progress.iteration}: the development loss is {develop.loss}: "
                 f"{self._advice()}"
             )
-        rate = self.config.schedule.rate(progress.iteration)
+        rate = self.config.schedule.rate(progress.iteration, self.n_iterations)
         record = reporting.evaluation_record(self.task, develop, progress, epoch, rate)
         progress.evaluations.append(record)
         progress.train_losses.clear()
@@ -351,15 +352,19 @@ class Run:
         checkpoints.save_weights(self._path("last.npz"), network)
         observed = observer(self.folder, network, task, "after") if observer else {}
         checkpoints.load_weights(self._path("best.npz"), network)
-        test = self._evaluate("test")
+        final, evaluate = task.for_the_end(), self._evaluate
+        if final is not task:
+            evaluate = make_evaluation(network, final, self.config.test_batch)
+            final.read_develop(evaluate("develop"))
+        test = evaluate("test")
         self._draw()
-        task.draw_results(self.folder, test)
+        final.draw_results(self.folder, test)
         self._count_time()
         best, first = progress.best, progress.evaluations[0]
         error = f"develop_{task.metric}"
         metrics = {
             "metric": task.metric,
-            **{f"best_develop_{name}": best[f"develop_{name}"] for name in test.metrics},
+            **{f"best_develop_{name}": best[f"develop_{name}"] for name in task.names},
             **{f"test_{name}": value for name, value in test.metrics.items()},
             f"initial_{error}": first[error],
             f"majority_{error}": self._constant_error,
