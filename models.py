@@ -63,9 +63,9 @@ class NetworkConfig:
     @classmethod
     def _settings(cls, flag_values):
         """The rule, and the fields that are flags but for the engine."""
-        names = [f.name for f in dataclasses.fields(cls) if f.name in flag_values]
+        names = [f.name for f in dataclasses.fields(cls) if hasattr(flag_values, f.name)]
         settings = {name: getattr(flag_values, name) for name in names if name != "engine"}
-        return {"rule": eprop.rule_of_flag(flag_values.eprop), **settings}
+        return {**settings, "rule": eprop.rule_of_flag(flag_values.eprop)}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
