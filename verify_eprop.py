@@ -269,7 +269,7 @@ def load_vectors(path):
             vectors = {name: file[name] for name in file.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise command_line.UserError(f"--vectors: {path} is no .npz file ({error})") from None
-    needed = {"settings_json", "features", "seq_len", "logits"}
+    needed = {"settings_json", "features", "seq_len"}
     return vectors if needed <= vectors.keys() else None
 
 
