@@ -1,12 +1,13 @@
 # make setup   virtual environment .venv with all that the scripts and tests need
-# make demo    a corpus, features, and both networks trained by symmetric e-prop, in a few minutes
-#              (on real speech: make demo TIMIT=path; any layout that timit_processing.py reads)
+# make demo    features of open_speech/ (TIMIT=path: of any corpus that timit_processing.py reads), and
+#              both networks trained on them by symmetric e-prop, in two minutes, with figures
 # make test    all tests
 # make soak    kills, full disks, foreign input, memory and threads in the long run: one summary and
 #              soak.json, in less than 30 minutes on two cores (PART=name,name runs some)
 # make bench   seconds and memory of training: tables, JSON and figures as in benchmarks/README.md,
 #              in less than 15 minutes on two quiet cores
-# make frame_errors   errors of both networks under all rules, with three seeds (needs TIMIT=path)
+# make frame_errors   errors of both networks under all rules, ours and the authors' (needs
+#              TIMIT=path, of the 16-speaker sample): reports in results/frame_errors_*
 # make results   RESULTS.md: all comparisons of experiments/, some 2.5 hours on two cores (needs
 #              TIMIT=path, of the 16-speaker sample; stopped, the same command goes on)
 
@@ -17,9 +18,11 @@ REQUIREMENTS ?= requirements_pip.txt
 STAMP := $(VENV)/installed
 TIMIT ?=
 DEMO := demo
-DEMO_DATA := $(if $(TIMIT),$(TIMIT),$(DEMO)/timit_synthetic)
-DEMO_FLAGS := --dataset=$(DEMO)/timit_processed --results=$(DEMO)/results --eprop=symmetric \
-	--batch=8 --n_epochs=10 --print_every=20 --seed=1
+DEMO_DATA := $(or $(TIMIT),open_speech)
+DEMO_FLAGS := --dataset=$(DEMO)/processed --results=$(DEMO)/results --eprop=symmetric \
+	--batch=8 --n_epochs=30 --print_every=20 --seed=1
+FRAME_ERRORS := frame_errors_lstm frame_errors_lsnn frame_errors_lsnn_long frame_errors_dense \
+	frame_errors_cost_lstm frame_errors_cost_lsnn
 EXPERIMENTS := learning_rates_lsnn lsnn_starts lsnn_baselines lmu_memory \
 	learning_rates_lsnn_unidirectional lsnn_unidirectional lsnn_untrained_cells \
 	learning_rates_lstm lstm_rules
@@ -36,14 +39,10 @@ $(STAMP): $(REQUIREMENTS) requirements_pip_nodeps.txt
 	touch $@
 
 demo: setup
-ifeq ($(TIMIT),)
-	$(PYTHON) synthetic_timit.py --output_path=$(DEMO_DATA)
-endif
-	$(PYTHON) timit_processing.py --data_path="$(DEMO_DATA)" --output_path=$(DEMO)/timit_processed \
-		--plot
+	$(PYTHON) timit_processing.py --data_path="$(DEMO_DATA)" --output_path=$(DEMO)/processed --plot
 	$(PYTHON) solve_timit_with_framewise_lstm.py $(DEMO_FLAGS)
 	$(PYTHON) solve_timit_with_framewise_lsnn.py $(DEMO_FLAGS)
-	@echo "figures: $(DEMO)/timit_processed/utterance.png and $(DEMO)/results/*/*/*.png"
+	@echo "figures: $(DEMO)/processed/utterance.png and $(DEMO)/results/*/*/*.png"
 
 test: setup
 	$(PYTHON) -m pytest -n auto --dist loadfile
@@ -59,10 +58,16 @@ bench: setup
 	$(PYTHON) benchmarks/epoch.py --model=lsnn,lstm --json=benchmarks/epoch.json
 
 frame_errors: setup
-	$(PYTHON) benchmarks/frame_errors.py --timit="$(TIMIT)"
+	$(PYTHON) timit_processing.py --data_path="$(TIMIT)" --output_path=timit_sample_processed
+	$(PYTHON) timit_processing.py --data_path="$(TIMIT)" --output_path=timit_sample_quirks \
+		--reference_quirks
+	for plan in $(FRAME_ERRORS); do \
+		case $$plan in *cost*) jobs=1;; *) jobs=0;; esac; \
+		$(PYTHON) explore_parameters.py run experiments/$$plan.json results/$$plan --n_jobs=$$jobs && \
+		$(PYTHON) explore_parameters.py report results/$$plan || exit; done
 
 results: setup
 	$(PYTHON) timit_processing.py --data_path="$(TIMIT)" --output_path=timit_sample_processed
 	for plan in $(EXPERIMENTS); do \
 		$(PYTHON) explore_parameters.py run experiments/$$plan.json results/$$plan || [ $$? -eq 1 ] || exit; done
-	$(PYTHON) results_page.py $(EXPERIMENTS:%=results/%)
+	$(PYTHON) explore_parameters.py page $(EXPERIMENTS:%=results/%)

@@ -34,7 +34,7 @@ STREAM_SEEDING = 0  # of random numbers from one seed, of which the report has t
 
 def define_flags(flag_values):
     define = command_line.Definer(flag_values)
-    define.string("dataset", "timit_processed", "folder of timit_processing.py")
+    define.path("dataset", "timit_processed", "folder of timit_processing.py")
     define.enum("preproc", "mfccs", PREPROC_CHOICES, "features")
     define.integer("seed", 1, "seed of all random numbers", 0, 2**31 - 1)
     define.integer(
@@ -44,8 +44,8 @@ def define_flags(flag_values):
         0,
         FOLDS - 1,
     )
-    define.string("out", "lmu_init.npz", "file to write the weights to")
-    define.string(
+    define.path("out", "lmu_init.npz", "file to write the weights to")
+    define.path(
         "report",
         "",
         "also measure: JSON file to write, with a Markdown table and figures beside it",
@@ -57,12 +57,10 @@ def define_flags(flag_values):
 
 def main(flag_values):
     lmu_flags.check_flags(flag_values)
-    for name in ("out", "report"):
-        folder = os.path.dirname(getattr(flag_values, name)) or "."
-        if not os.path.isdir(folder):
-            raise UserError(f"--{name}: there is no folder {folder}: make it first")
-    if flag_values.report and not flag_values.report.endswith(".json"):
-        raise UserError(f"--report={flag_values.report}: expected the name of a .json file")
+    if not flag_values.out:
+        raise UserError("--out is empty, expected the name of an .npz file")
+    command_line.check_output_file(flag_values, "out", ".npz")
+    command_line.check_output_file(flag_values, "report", ".json")
     try:
         neurons.silent_steps(flag_values.n_ref, flag_values.dt)
     except ValueError as error:

@@ -94,8 +94,9 @@ class LsnnConfig(NetworkConfig):
         if not len(self.parameters.alpha):
             raise UserError("--n_regular=0 and --n_adaptive=0: expected a neuron at least")
         if self.global_feedback and self.rule != "random":
+            rule = "BPTT" if self.rule == "bptt" else self.rule
             raise UserError(
-                f"--BAglobal with {self.rule}: one constant feedback value needs --eprop=random"
+                f"--BAglobal with {rule}: one constant feedback value needs --eprop=random"
             )
 
     @classmethod

@@ -46,10 +46,11 @@ ALL_ENGINES = tuple(dict.fromkeys((*ENGINES, *LSTM_ENGINES)))
 
 def define_flags(flag_values):
     define = command_line.Definer(flag_values)
-    define.multi_string(
+    define.path(
         "vectors",
         [],
         "file or folder of recorded vectors (.npz) to compare with; more may follow as arguments",
+        many=True,
     )
     define.enum(
         "engine",

@@ -3,31 +3,32 @@
     python3 benchmarks/epoch.py --json=epoch.json
     python3 benchmarks/epoch.py --model=lsnn,lstm --iterations=40
 
-makes a synthetic corpus of 3,696 training, 400 development and 192 test utterances with
-synthetic_timit.py and timit_processing.py (kept under `--work`, and reused), runs the training
-script itself for an epoch, or for `--iterations` steps, in a process of its own, evaluations
-included, and prints a Markdown table: seconds an iteration and their parts, seconds an evaluation,
-peak memory, and the projection to all epochs that the script trains by default:
+makes a corpus of 3,696 training, 400 development and 192 test utterances with large_corpus.py,
+and its features (kept under `--work`, and reused), runs the training script itself for an epoch, or
+for `--iterations` steps, in a process of its own, evaluations included, and prints a Markdown
+table: seconds an iteration and their parts, seconds an evaluation, peak memory, and the projection
+to all epochs that the script trains by default:
 
     iterations x s/iteration + evaluations x s/evaluation + what happens once (start, end)    (1)
 
 The first step and the first evaluation, which compile, count as happening once. Training brings
 the firing rates to some 10 Hz; how far it came shows in the table, because the early steps of an
-LSNN that fires more cost more than the projection's later ones. On two quiet cores: two minutes
+LSNN that fires more cost more than the projection's later ones. On two quiet cores: a minute
 for the corpus, a minute for the LSNN's epoch.
 """
 
 import importlib
 import itertools
 import os
+import shutil
 import statistics
 import time
 from typing import NamedTuple
 
-import measuring  # first: it makes the repository's modules importable
+import large_corpus
 from absl import flags
-from frame_errors import run_script
 
+import measuring  # first: it makes the repository's modules importable
 from toolbox import command_line
 from toolbox.durable_files import write_json
 
@@ -56,28 +57,32 @@ def define_flags(flag_values):
     flags.DEFINE_integer("n_test", 192, "test utterances", 1, **both)
     measuring.define_threads(flag_values)
     flags.DEFINE_integer("seed", 1, "seed of corpus and training", 0, **both)
-    flags.DEFINE_string("work", "results/epoch", "folder for corpus, features and runs", **both)
-    flags.DEFINE_string("json", "", "also write the results to this file", **both)
+    command_line.define_path("work", "results/epoch", "folder for features and runs", flag_values)
+    command_line.define_path("json", "", "also write the results to this file", flag_values)
 
 
 def prepare(flag_values):
     """Make the corpus and its features where they are not there yet; returns their folder."""
     sizes = {name: flag_values[name].value for name in ("n_train", "n_develop", "n_test", "seed")}
     name = "_".join(map(str, sizes.values()))
-    corpus = os.path.join(flag_values.work, f"timit_{name}")
     dataset = os.path.join(flag_values.work, f"timit_{name}_processed")
-    os.makedirs(flag_values.work, exist_ok=True)
-    # Both scripts write their folder whole or not at all.
     if not os.path.isdir(dataset):
-        options = [f"--{size}={value}" for size, value in sizes.items()]
-        run_script("synthetic_timit.py", f"{corpus}.log", f"--output_path={corpus}", *options)
-        run_script(
-            "timit_processing.py",
-            f"{dataset}.log",
-            f"--data_path={corpus}",
-            f"--output_path={dataset}",
+        measuring.in_child(
+            make_dataset, os.path.join(flag_values.work, f"timit_{name}"), dataset, sizes
         )
     return dataset
+
+
+def make_dataset(corpus, dataset, sizes):
+    """Write the corpus, which is deleted again, and its features, whole or not at all."""
+    timit_processing = importlib.import_module("timit_processing")
+    shutil.rmtree(corpus, ignore_errors=True)
+    large_corpus.write_corpus(corpus, **sizes)
+    arguments = [f"--data_path={corpus}", f"--output_path={dataset}"]
+    timit_processing.main(
+        command_line.parse_flags(timit_processing.define_flags, ["", *arguments])[0]
+    )
+    shutil.rmtree(corpus)
 
 
 def plan(flag_values):
@@ -123,7 +128,7 @@ class Calls(NamedTuple):
     """Spans of what a training run calls, each in order."""
 
     steps: list
-    evaluations: list  # results: training.Evaluation
+    evaluations: list  # results: training.evaluation.Evaluation
     forward: list  # of the CPU's own engines, in steps and evaluations
     backward: list
 
@@ -156,38 +161,40 @@ def measure(model, arguments, iterations):
     # These import TensorFlow, which the process that starts this one must not.
     script = importlib.import_module(f"solve_timit_with_framewise_{model}")
     from layers import event_driven, fused_lstm
-    from training import loop
+    from training import loop, reporting
 
     flag_values, _ = command_line.parse_flags(script.define_flags, arguments)
     calls = Calls([], [], [], [])
-    n_per_epoch = None
-    make_train_step, make_evaluation = loop.make_train_step, loop.make_evaluation
-    training_batches = loop.training_batches
+    runs = []
 
-    def some_batches(dataset, *others):
-        nonlocal n_per_epoch
-        n_per_epoch = dataset.n_training_batches(flag_values.batch)
-        n = iterations or n_per_epoch
-        if n < 2:
-            raise command_line.UserError("a single iteration: expected 2, as the first compiles")
-        return itertools.islice(training_batches(dataset, *others), n)
+    class TimedRun(loop.Run):
+        """A run whose steps and evaluations are timed, for some iterations."""
 
-    loop.make_train_step = lambda *a: timed(make_train_step(*a), calls.steps)
-    loop.make_evaluation = lambda *a: timed(
-        make_evaluation(*a), calls.evaluations, keep_results=True
-    )
-    loop.training_batches = some_batches
+        def __init__(self, *of_run):
+            super().__init__(*of_run)
+            self._train_step = timed(self._train_step, calls.steps)
+            self._evaluate = timed(self._evaluate, calls.evaluations, keep_results=True)
+            self.n_per_epoch = self.task.n_training_batches(flag_values.batch)
+            runs.append(self)
+
+        def batches(self):
+            n = iterations or self.n_per_epoch
+            if n < 2:
+                raise command_line.UserError("a single iteration: expected 2, the first compiles")
+            return itertools.islice(super().batches(), n)
+
     for engine in (event_driven, fused_lstm):
         engine.forward = timed(engine.forward, calls.forward)
         engine.backward = timed(engine.backward, calls.backward)
-    script.main(flag_values)
+    loop.run(script.EXPERIMENT._replace(make_run=TimedRun), flag_values)
     measured = profile(calls, time.perf_counter() - start)
+    n_epochs, print_every = flag_values.n_epochs, flag_values.print_every
     return {
         "model": model,
         "arguments": arguments[1:],
         **measured,
-        **projection(measured, n_per_epoch, flag_values.n_epochs, flag_values.print_every),
-        "peak_gb": loop.peak_memory_gb(),
+        **projection(measured, runs[0].n_per_epoch, n_epochs, print_every),
+        "peak_gb": reporting.peak_memory_gb(),
     }
 
 
@@ -284,6 +291,7 @@ def main(flag_values):
         raise command_line.UserError(
             "nothing to measure: engine event is the LSNN's, fused the LSTM's"
         )
+    command_line.check_output_file(flag_values, "json")
     machine = measuring.machine()
     dataset = prepare(flag_values)
     rows = []

@@ -73,7 +73,7 @@ def define_step_flags(flag_values):
     flags.DEFINE_integer("n_repeat", 5, "LSNN: simulated steps a frame", 1, **both)
     flags.DEFINE_integer("repeats", 5, "timed steps a measurement, after the warm-up", 1, **both)
     flags.DEFINE_integer("seed", 1, "seed of weights and features", 0, **both)
-    flags.DEFINE_string("json", "", "also write the results to this file", **both)
+    command_line.define_path("json", "", "also write the results to this file", flag_values)
 
 
 def in_child(function, *arguments):

@@ -7,7 +7,7 @@ times whole steps (forward pass, loss, backward pass, Adam) of the LSNN or the L
 CPU's own unless told, varying frames, neurons (LSTM: cells) per direction, batch, firing rate and
 threads one at a time from the `--base_*` values. Prints a Markdown table of medians with the part
 of them that the engine itself takes, the exponents p of fits seconds ~ size^p, and the memory that
-a neuron and simulated step more costs (from the peaks of two processes that train on utterances of
+a neuron and simulated step (LSTM: a cell and frame) more costs (from the peaks of two processes that train on utterances of
 the base's and of the greatest length), and draws `--figure`.
 
 The points of one process take turns, so that what else the machine does in the meantime falls on
@@ -17,24 +17,26 @@ all of them. On two quiet cores: about five minutes.
 import os
 import statistics
 
-import measuring  # first: it makes the repository's modules importable
 import numpy as np
 from absl import flags
 from matplotlib.figure import Figure
 
+import measuring  # first: it makes the repository's modules importable
 from toolbox import command_line
 from toolbox.durable_files import write_json, write_whole
 from toolbox.plotting import BLUE, ORANGE
 
 AXES = ("frames", "neurons", "batch", "rate_hz", "threads")
+UNITS = {"lsnn": "neurons", "lstm": "cells"}
 AXIS_LABELS = {
     "frames": "frames of 10 ms",
-    "neurons": "neurons per direction",
+    "neurons": "{} per direction",
     "batch": "utterances in a batch",
     "rate_hz": "firing rate (Hz)",
     "threads": "threads",
 }
-FITTED_NEURONS = (200, 1600)  # below, what does not depend on the neurons shows; above, memory
+# Below, what does not depend on the neurons or cells shows; above, memory.
+FITTED_UNITS = {"lsnn": (200, 1600), "lstm": (200, 800)}
 N_DIRECTIONS = 2
 LABELS = {
     "seconds_median": "whole step",
@@ -79,8 +81,8 @@ def define_flags(flag_values):
         **both,
     )
     flags.DEFINE_float("adaptive_share", 0.25, "share of the neurons that adapt", 0, 1, **both)
-    flags.DEFINE_string(
-        "figure", None, "PNG to draw (default: scaling_<model>.png beside this script)", **both
+    command_line.define_path(
+        "figure", None, "PNG to draw (default: scaling_<model>.png beside this script)", flag_values
     )
     measuring.define_step_flags(flag_values)
 
@@ -170,7 +172,6 @@ def measure(settings_of_points, repeats):
 def measure_peak_gb(settings):
     """Peak memory of a process that trains one network; runs in a child."""
     import steps
-
     from training import reporting
 
     step = steps.TrainingStep(steps.StepSettings(**settings))
@@ -180,7 +181,7 @@ def measure_peak_gb(settings):
 
 
 def bytes_per_neuron_step(flag_values, base):
-    """What a simulated step of one neuron more costs in memory; None without a longer utterance."""
+    """Memory that a neuron and step (LSTM: cell and frame) more costs; None without more frames."""
     lengths = base["frames"], max(flag_values.frames)
     if lengths[1] <= lengths[0]:
         return None
@@ -210,7 +211,11 @@ def exponent(rows, axis, span=(0, np.inf)):
     return float(np.polyfit(x, y, 1)[0])
 
 
-def draw(path, rows, base, exponents, title):
+def axis_label(axis, model):
+    return AXIS_LABELS[axis].format(UNITS[model])
+
+
+def draw(path, model, rows, base, exponents, title):
     """Write the figure: a panel an axis, both scales logarithmic."""
     figure = Figure(figsize=(10, 6.2), layout="constrained")
     figure.suptitle(title, fontsize=LABEL_PT + 1)
@@ -238,7 +243,7 @@ def draw(path, rows, base, exponents, title):
         panel.minorticks_off()
         panel.tick_params(labelsize=LABEL_PT - 1, labelleft=True)
         panel.grid(color="0.9", linewidth=0.6)
-        panel.set_xlabel(AXIS_LABELS[axis], fontsize=LABEL_PT)
+        panel.set_xlabel(axis_label(axis, model), fontsize=LABEL_PT)
         panel.set_ylabel("s/step", fontsize=LABEL_PT)
         if exponents.get(axis) is not None:
             panel.set_title(f"exponent {exponents[axis]:.2f}", fontsize=LABEL_PT)
@@ -251,11 +256,11 @@ def draw(path, rows, base, exponents, title):
         figure.savefig(file, format="png", dpi=DPI)
 
 
-def markdown(rows, base, exponents, memory_bytes):
+def markdown(model, rows, base, exponents, memory_bytes):
     """Table of all points along each axis, and what was fitted."""
     lines = [
         [
-            AXIS_LABELS[axis],
+            axis_label(axis, model),
             f"{row[axis]:g}",
             f"{row['seconds_median']:.3f}",
             f"{row['engine_seconds_median']:.3f}",
@@ -267,26 +272,30 @@ def markdown(rows, base, exponents, memory_bytes):
     ]
     table = measuring.markdown_table(["varied", "value", "s/step", "engine s", "Hz"], lines)
     fitted = [
-        f"{axis} {p:.2f}"
-        + (f" ({FITTED_NEURONS[0]} to {FITTED_NEURONS[1]})" if axis == "neurons" else "")
+        "{} {:.2f}".format(UNITS[model] if axis == "neurons" else axis, p)
+        + (" ({} to {})".format(*FITTED_UNITS[model]) if axis == "neurons" else "")
         for axis, p in exponents.items()
         if p is not None
     ]
     text = f"Fitted exponents: {', '.join(fitted) or 'none'}."
     if memory_bytes is not None:
-        text += f" Peak memory grows by {memory_bytes:.1f} bytes per neuron and simulated step."
+        step = "neuron and simulated step" if model == "lsnn" else "cell and frame"
+        text += f" Peak memory grows by {memory_bytes:.1f} bytes per {step}."
     return f"{table}\n\n{text}"
 
 
-def described(point):
+def described(point, model):
     """A point in words."""
-    forms = ("{} frames", "{} neurons per direction", "batch {}", "{:g} Hz", "{} thread(s)")
+    units = f"{{}} {UNITS[model]} per direction"
+    forms = ("{} frames", units, "batch {}", "{:g} Hz", "{} thread(s)")
     values = (point[axis] for axis in AXES)
     return ", ".join(form.format(v) for form, v in zip(forms, values) if v is not None)
 
 
 def main(flag_values):
-    engine = engine_of(flag_values)
+    model, engine = flag_values.model, engine_of(flag_values)
+    for name in ("json", "figure"):
+        command_line.check_output_file(flag_values, name)
     machine = measuring.machine()
     points = plan(flag_values)
     base = points[0]
@@ -299,15 +308,15 @@ def main(flag_values):
         rows += [{**point, **result} for point, result in zip(mine, results)]
     exponents = {
         "frames": exponent(along(rows, base, "frames"), "frames"),
-        "neurons": exponent(along(rows, base, "neurons"), "neurons", FITTED_NEURONS),
+        "neurons": exponent(along(rows, base, "neurons"), "neurons", FITTED_UNITS[model]),
         "batch": exponent(along(rows, base, "batch"), "batch"),
     }
     print(f"{measuring.machine_line(machine)}\n")
-    print(markdown(rows, base, exponents, memory_bytes))
+    print(markdown(model, rows, base, exponents, memory_bytes))
     rule = f"{flag_values.rule} e-prop" if flag_values.rule != "bptt" else "BPTT"
-    title = f"{flag_values.model.upper()} on {engine}, {rule}; unless varied: {described(base)}"
-    beside = os.path.join(os.path.dirname(__file__), f"scaling_{flag_values.model}.png")
-    draw(flag_values.figure or beside, rows, base, exponents, title)
+    title = f"{model.upper()} on {engine}, {rule}; unless varied: {described(base, model)}"
+    beside = os.path.join(os.path.dirname(__file__), f"scaling_{model}.png")
+    draw(flag_values.figure or beside, model, rows, base, exponents, title)
     if flag_values.json:
         settings = ("model", "rule", "adaptive_share", "n_features", "n_classes", "n_repeat")
         result = {name: flag_values[name].value for name in (*settings, "repeats", "seed")}

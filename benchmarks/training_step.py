@@ -16,9 +16,9 @@ cores: about five seconds a row and the steps, which for the dense LSNN take sec
 
 import statistics
 
-import measuring  # first: it makes the repository's modules importable
 from absl import flags
 
+import measuring  # first: it makes the repository's modules importable
 from toolbox import command_line
 from toolbox.durable_files import write_json
 
@@ -102,7 +102,6 @@ def _rates_hz(model, engine, asked_hz):
 def measure(settings, repeats):
     """A row of results; to be run in a process of its own."""
     import steps  # imports TensorFlow, which the process that starts this one must not
-
     from training import reporting
 
     step = steps.TrainingStep(steps.StepSettings(**settings))
@@ -160,6 +159,7 @@ def _ratio(numerator, denominator):
 
 
 def main(flag_values):
+    command_line.check_output_file(flag_values, "json")
     measurements = plan(flag_values)
     if not measurements:
         raise command_line.UserError(

@@ -7,70 +7,56 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from toolbox.plotting import (
-    BLUE,
-    LABEL_PT,
-    LINE_COLOURS,
-    TICK_PT,
-    VERMILION,
-    label_axes,
-    save_figure,
-    set_title,
-)
+from exploration.plan import spoken
+from exploration.statistics import LATE, TEST, interval_over_seeds
+from exploration.tables import TITLES
+from toolbox.plotting import BLUE, LABEL_PT, LINE_COLOURS, TICK_PT, VERMILION, label_axes, set_title
 
 
 class Band(NamedTuple):
     """A learning curve over several runs; NaN in `low` and `high` draws no band."""
 
     iterations: list
-    mean: list  # development frame error (fraction) at these iterations
+    mean: list  # development error at these iterations
     low: list
     high: list
 
 
-def plot_learning_curve_bands(path, panels, majority_error=None, title=""):
-    """Write development errors over training iterations, a line with its band a condition.
+def curve_panels(experiment):
+    """Panels of `learning_curves`: lines are the first baseline's axes, panels those of the others.
+
+    Without a baseline the first axis makes the lines.
+    """
+    axes, baselines = experiment.axes, experiment.plan.baselines
+    of_lines = list(baselines[0]) if baselines else axes[:1]
+    panels = {}
+    for labels, runs in experiment.conditions():
+        point = dict(zip(axes, labels))
+        panel = spoken({axis: label for axis, label in point.items() if axis not in of_lines})
+        line = ", ".join(point[axis] for axis in of_lines) or "all runs"
+        panels.setdefault(panel, {})[line] = _band([experiment.curves[d] for d in runs["digest"]])
+    return panels
+
+
+def _band(curves):
+    """Mean and interval over curves at the iterations that all have evaluated."""
+    iterations = sorted(set.intersection(*map(set, curves)))
+    intervals = [interval_over_seeds([curve[i] for curve in curves]) for i in iterations]
+    return Band(iterations, *([i[name] for i in intervals] for name in ("mean", "low", "high")))
+
+
+def learning_curves(panels, constant_error=None, title=""):
+    """Figure of development errors over training iterations, a line with its band a condition.
 
     The panels share their axes. The errors of the first fifth of the training may lie above them:
     what is to be compared is near the lower end.
 
-    Args:
-        path: the PNG file to write.
-        panels: dict panel title -> dict line label -> Band; a label has one colour in all panels.
-        majority_error: frame error (fraction) of always answering the commonest phone.
-        title: one line.
+    `panels` is a dict panel title -> dict line label -> Band; a label has one colour in all panels.
+    `constant_error` is that of the best constant answer.
 
     Raises:
         ValueError: nothing to draw.
     """
-    save_figure(_learning_curve_bands_figure(panels, majority_error, title), path)
-
-
-class Difference(NamedTuple):
-    """Matched differences between a condition and its baseline; NaN in `low` draws no interval."""
-
-    label: str
-    values: list  # a difference each seed
-    mean: float
-    low: float
-    high: float
-
-
-def plot_differences(path, panels, title=""):
-    """Write matched differences as dots, their means and intervals, a row each condition.
-
-    Args:
-        path: the PNG file to write.
-        panels: dict panel title -> list of Difference, of the same conditions in each panel.
-        title: one line.
-
-    Raises:
-        ValueError: nothing to draw, or the panels differ in their conditions.
-    """
-    save_figure(_differences_figure(panels, title), path)
-
-
-def _learning_curve_bands_figure(panels, majority_error, title):
     labels = list(dict.fromkeys(label for lines in panels.values() for label in lines))
     if not labels:
         raise ValueError("no learning curves to draw")
@@ -81,35 +67,16 @@ def _learning_curve_bands_figure(panels, majority_error, title):
     figure = Figure(figsize=size_in, layout="constrained")
     set_title(figure, title)
     grid = figure.subplots(n_rows, n_columns, sharex=True, sharey=True, squeeze=False)
-    styles = ["-"] * len(LINE_COLOURS) + ["--"] * len(LINE_COLOURS)
-    style_of = dict(zip(labels, cycle(zip(cycle(LINE_COLOURS), styles))))
-    shown, handles = [], {}
-    for axes, (panel, lines) in zip(grid.flat, panels.items()):
-        for label, band in lines.items():
-            iterations, mean, low, high = (np.asarray(part, np.float64) for part in band)
-            colour, style = style_of[label]
-            (handles[label],) = axes.plot(
-                iterations, mean, style, color=colour, linewidth=1.4, label=label
-            )
-            axes.fill_between(iterations, low, high, color=colour, alpha=0.15, linewidth=0)
-            late = iterations >= iterations.max() / 5
-            shown += [np.where(np.isfinite(low), low, mean)[late]]
-            shown += [np.where(np.isfinite(high), high, mean)[late]]
-        axes.set_title(panel.replace("$", r"\$"), fontsize=LABEL_PT)
-        axes.grid(color="0.9", linewidth=0.6)
-        axes.set_axisbelow(True)
-        label_axes(axes)
-    shown = np.concatenate(shown)
-    margin = 0.05 * max(np.ptp(shown), 0.01)
-    lowest, highest = max(0, shown.min() - margin), min(1, shown.max() + margin)
-    grid[0, 0].set_ylim(lowest, highest)
-    if majority_error is not None and lowest < majority_error < highest:
+    handles = _draw_bands(grid.flat, panels, labels)
+    _limit_errors(grid[0, 0], panels)
+    lowest, highest = grid[0, 0].get_ylim()
+    if constant_error is not None and lowest < constant_error < highest:
         for axes in grid.flat[: len(panels)]:
-            line = axes.axhline(majority_error, color="0.4", linestyle=":", linewidth=1)
-        handles["commonest phone only"] = line
+            line = axes.axhline(constant_error, color="0.4", linestyle=":", linewidth=1)
+        handles["best constant answer"] = line
     grid[0, 0].xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     for axes in grid[:, 0]:
-        label_axes(axes, y="development frame error\n(fraction)")
+        label_axes(axes, y="development error\n(fraction)")
     for axes in grid[-1]:
         label_axes(axes, x="iteration")
     for axes in grid.flat[len(panels) :]:
@@ -125,26 +92,60 @@ def _learning_curve_bands_figure(panels, majority_error, title):
     return figure
 
 
-def _differences_figure(panels, title):
-    labels = {tuple(difference.label for difference in rows) for rows in panels.values()}
-    if len(labels) != 1 or not all(panels.values()):
-        raise ValueError(f"no differences, or of unequal conditions, to draw: {sorted(labels)}")
-    (labels,) = labels
-    figure = Figure(figsize=(2.8 + 3 * len(panels), 1.1 + 0.22 * len(labels)), layout="constrained")
-    set_title(figure, title)
-    grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    for axes, (panel, rows) in zip(grid, panels.items()):
+def _draw_bands(grid, panels, labels):
+    """Draw each panel's lines with their bands; returns label -> line."""
+    styles = ["-"] * len(LINE_COLOURS) + ["--"] * len(LINE_COLOURS)
+    style_of = dict(zip(labels, cycle(zip(cycle(LINE_COLOURS), styles))))
+    handles = {}
+    for axes, (panel, lines) in zip(grid, panels.items()):
+        for label, (iterations, mean, low, high) in lines.items():
+            colour, style = style_of[label]
+            (handles[label],) = axes.plot(
+                iterations, mean, style, color=colour, linewidth=1.4, label=label
+            )
+            axes.fill_between(iterations, low, high, color=colour, alpha=0.15, linewidth=0)
+        _finish_panel(axes, panel, "both")
+    return handles
+
+
+def _limit_errors(axes, panels):
+    """Limit the errors' axis to what is shown after the first fifth of the training."""
+    shown = []
+    for lines in panels.values():
+        for band in lines.values():
+            iterations, *curves = (np.asarray(part, np.float64) for part in band)
+            shown += [curve[iterations >= iterations.max() / 5] for curve in curves]
+    lowest, highest = np.nanmin(np.concatenate(shown)), np.nanmax(np.concatenate(shown))
+    margin = 0.05 * max(highest - lowest, 0.01)
+    axes.set_ylim(max(0, lowest - margin), min(1, highest + margin))
+
+
+def differences(experiment, baseline):
+    """Figure of matched differences from a baseline as dots, with their means and intervals."""
+    pairs_of = {", ".join(labels): pairs for labels, pairs in experiment.pairs(baseline)}
+    figure = Figure(figsize=(8.8, 1.1 + 0.22 * len(pairs_of)), layout="constrained")
+    name = experiment.plan.name
+    set_title(figure, f"{name}: minus {spoken(baseline)}, seed by seed, and intervals")
+    grid = figure.subplots(1, 2, sharey=True)
+    for axes, metric in zip(grid, (LATE, TEST)):
         axes.axvline(0, color="0.4", linewidth=1)
-        for place, (_, values, mean, low, high) in enumerate(rows):
-            # NaN compares as false: no interval, no verdict.
-            colour = BLUE if high < 0 else VERMILION if low > 0 else "0.35"
-            axes.plot([low, high], [place, place], color=colour, linewidth=1.6)
+        for place, pairs in enumerate(pairs_of.values()):
+            values = pairs[metric] - pairs[f"{metric}_baseline"]
+            found = experiment.difference(pairs, metric)
+            colour = {"lower": BLUE, "higher": VERMILION}.get(found["verdict"], "0.35")
+            interval = [found["low"], found["high"]]  # NaN draws nothing
+            axes.plot(interval, [place, place], color=colour, linewidth=1.6)
             axes.plot(values, [place] * len(values), ".", color=colour, alpha=0.4, markersize=5)
-            axes.plot(mean, place, "D", color=colour, markersize=4)
-        axes.set_title(panel, fontsize=LABEL_PT)
-        axes.grid(axis="x", color="0.9", linewidth=0.6)
-        axes.set_axisbelow(True)
+            axes.plot(found["mean"], place, "D", color=colour, markersize=4)
+        _finish_panel(axes, TITLES[metric], "x")
         label_axes(axes, x="difference (fraction)")
-    grid[0].set_yticks(range(len(labels)), [label.replace("$", r"\$") for label in labels])
-    grid[0].set_ylim(len(labels) - 0.5, -0.5)
+    grid[0].set_yticks(range(len(pairs_of)), [label.replace("$", r"\$") for label in pairs_of])
+    grid[0].set_ylim(len(pairs_of) - 0.5, -0.5)
     return figure
+
+
+def _finish_panel(axes, title, lines):
+    axes.set_title(title.replace("$", r"\$"), fontsize=LABEL_PT)
+    axes.grid(axis=lines, color="0.9", linewidth=0.6)
+    axes.set_axisbelow(True)
+    label_axes(axes)

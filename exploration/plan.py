@@ -15,7 +15,8 @@
       "seeds": [1, 2, 3, 4, 5],
       "baseline": {"start": "scaled"},           others are compared with it, all else equal;
                                                  or a list of baselines
-      "reach_error": 0.42,                       optional, else the (first) baseline's final error
+      "reach_error": 0.42,                       optional, else the mean late error of the first
+                                             baseline's runs
       "choose": "lr_init",                       axis whose best point the report names
       "search": {                                see explore_parameters.py search
         "n_trials": 40,
@@ -34,6 +35,7 @@ so that an edited plan finds the runs that it still has in common with what was 
 """
 
 import dataclasses
+import glob
 import hashlib
 import itertools
 import json
@@ -45,12 +47,21 @@ from typing import NamedTuple
 
 from toolbox.command_line import UserError
 
-SCRIPTS = ("solve_timit_with_framewise_lsnn.py", "solve_timit_with_framewise_lstm.py")
+PLAN_FILE = "plan.json"  # of an experiment's folder
+SCRIPTS_FOLDER = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+SCRIPTS = sorted(glob.glob("solve_*.py", root_dir=SCRIPTS_FOLDER))
 # What the starting process decides itself for every run.
 _OWN_FLAGS = ("seed", "results", "comment", "run_id", "resume", "cuda_device", "n_threads")
 # Parameters that pytry keeps for itself, or that are recorded of every run.
-_RESERVED = ("seed", "script", "verbose", "data_dir", "data_filename", "data_format", "run_folder")
+_RESERVED = (
+    *("seed", "script", "verbose", "data_dir", "data_filename", "data_format", "run_folder"),
+    *("metric", "iterations", "started", "hours"),
+)
 _SEARCH_DEFAULTS = {"n_startup_trials": 5, "n_warmup_iterations": 0}
+_ENTRIES = {
+    *("name", "comment", "script", "flags", "grid", "list", "seeds"),
+    *("baseline", "reach_error", "choose", "search"),
+}
 _LABEL_LENGTH = 140  # a file name may have 255 bytes
 
 
@@ -64,8 +75,12 @@ class RunSettings(NamedTuple):
 
     @property
     def digest(self):
-        """Ten hexadecimal digits that stand for script, flags and seed."""
-        flags = {name: _plain(v) for name, v in self.flags.items() if v is not None}
+        """Ten hexadecimal digits that stand for script, flags and seed; 1 and 1.0 are the same."""
+        flags = {
+            name: int(v) if isinstance(v, float) and v.is_integer() else v
+            for name, v in self.flags.items()
+            if v is not None
+        }
         text = json.dumps([self.script, flags, self.seed], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:10]
 
@@ -81,12 +96,6 @@ class RunSettings(NamedTuple):
         """The script's arguments for these flags and this seed."""
         given = {**self.flags, "seed": self.seed}
         return [f"--{name}={_argument(v)}" for name, v in given.items() if v is not None]
-
-
-def _plain(value):
-    """A value for comparison: JSON's 1 and 1.0 are the same setting."""
-    is_whole = isinstance(value, float) and value.is_integer()
-    return int(value) if is_whole else value
 
 
 def _argument(value):
@@ -115,18 +124,27 @@ class Plan:
         """The `RunSettings` of all points and seeds; a point's seeds follow each other."""
         runs = []
         for labels in itertools.product(*self.axes.values()):
-            flags = dict(self.flags)
-            for (axis, points), label in zip(self.axes.items(), labels):
-                flags.update(points[label])
-            point = dict(zip(self.axes, labels))
+            point, flags = dict(zip(self.axes, labels)), dict(self.flags)
+            for axis, label in point.items():
+                flags.update(self.axes[axis][label])
             runs += [RunSettings(self.script, point, flags, seed) for seed in self.seeds]
         return runs
 
     def searched_runs(self, values):
         """The runs, one a seed, with values (flag -> value) of the search's ranges."""
         flags = {**self.flags, **values}
-        labels = {name: f"{v:.4g}" if isinstance(v, float) else v for name, v in values.items()}
+        labels = {name: shown(value) for name, value in values.items()}
         return [RunSettings(self.script, labels, flags, seed) for seed in self.seeds]
+
+
+def shown(value):
+    """A value of a search's range as a reader sees it."""
+    return f"{value:.4g}" if isinstance(value, float) else value
+
+
+def spoken(point):
+    """A point of some axes (axis -> label) in words."""
+    return ", ".join(f"{axis} '{label}'" for axis, label in point.items())
 
 
 def read_plan(path):
@@ -141,59 +159,49 @@ def read_plan(path):
     def refuse(what):
         raise UserError(f"{path}: {what}")
 
-    known = {
-        *("name", "comment", "script", "flags", "grid", "list", "seeds"),
-        *("baseline", "reach_error", "choose", "search"),
-    }
-    unknown = sorted(set(content) - known)
-    if unknown:
-        refuse(f"unknown entry '{unknown[0]}': expected some of {', '.join(sorted(known))}")
-    name = content.get("name")
-    if not (isinstance(name, str) and re.fullmatch(r"[\w.-]+", name)):
-        refuse(f"name is {name!r}: expected letters, digits, '_', '-' and '.'")
-    if content.get("script") not in SCRIPTS:
-        refuse(f"script is {content.get('script')!r}: expected {' or '.join(SCRIPTS)}")
-    flags = _flags(content.get("flags", {}), "flags", refuse)
-    seeds = content.get("seeds")
-    is_seeds = isinstance(seeds, list) and seeds and all(type(s) is int and s >= 0 for s in seeds)
-    if not is_seeds or len(set(seeds)) < len(seeds):
-        refuse(f"seeds is {seeds!r}: expected different whole numbers from 0 on")
+    _check_entries(content, refuse)
     axes = _axes(content, refuse)
-    baselines = content.get("baseline", [])
-    baselines = baselines if isinstance(baselines, list) else [baselines]
-    baselines = [_labels(baseline) for baseline in baselines]
-    for baseline in baselines:
-        if not isinstance(baseline, dict) or not baseline:
-            refuse("baseline: expected an object of axis and label, or a list of them")
-        for axis, label in baseline.items():
-            if not isinstance(label, str) or label not in axes.get(axis, {}):
-                refuse(f"baseline: there is no {axis} '{label}' in grid or list")
-    reach_error = content.get("reach_error")
-    if reach_error is not None and not (
-        type(reach_error) in (int, float) and 0 <= reach_error <= 1
-    ):
-        refuse(f"reach_error is {reach_error!r}: expected a fraction")
-    choose = content.get("choose")
-    if choose is not None and not (isinstance(choose, str) and choose in axes):
+    choose, search = content.get("choose"), content.get("search")
+    if choose is not None and choose not in list(axes):
         refuse(f"choose is {choose!r}: expected an axis of grid or list")
-    search = content.get("search")
-    if search is not None:
-        if axes:
-            refuse("has both a search and grid or list: expected one of them")
-        search = _search(search, refuse)
+    if search is not None and axes:
+        refuse("has both a search and grid or list: expected one of them")
     return Plan(
-        name=name,
+        name=content["name"],
         comment=str(content.get("comment", "")),
         script=content["script"],
-        flags=flags,
+        flags=_flags(content.get("flags", {}), "flags", refuse),
         axes=axes,
-        seeds=seeds,
-        baselines=baselines,
-        reach_error=reach_error,
+        seeds=content["seeds"],
+        baselines=_baselines(content.get("baseline", []), axes, refuse),
+        reach_error=content.get("reach_error"),
         choose=choose,
-        search=search,
+        search=None if search is None else _search(search, refuse),
         content=content,
     )
+
+
+def _check_entries(content, refuse):
+    """Check the entries of a plan that need no other."""
+    unknown = sorted(set(content) - _ENTRIES)
+    if unknown:
+        refuse(f"unknown entry '{unknown[0]}': expected some of {', '.join(sorted(_ENTRIES))}")
+
+    def is_name(name):
+        return isinstance(name, str) and re.fullmatch(r"[\w.-]+", name)
+
+    def is_seeds(seeds):
+        is_list = isinstance(seeds, list) and all(type(seed) is int for seed in seeds)
+        return is_list and seeds and min(seeds) >= 0 and len(set(seeds)) == len(seeds)
+
+    for name, is_right, expected in (
+        ("name", is_name, "letters, digits, '_', '-' and '.'"),
+        ("script", lambda v: v in SCRIPTS, " or ".join(SCRIPTS)),
+        ("seeds", is_seeds, "different whole numbers from 0 on"),
+        ("reach_error", lambda v: v is None or _is_number(v) and 0 <= v <= 1, "a fraction"),
+    ):
+        if not is_right(content.get(name)):
+            refuse(f"{name} is {content.get(name)!r}: expected {expected}")
 
 
 def _read_content(path, readers):
@@ -255,14 +263,25 @@ def _axes(content, refuse):
     return axes
 
 
-def _labels(point):
-    """A point of axes as its file says it, values of flags as the labels that they have."""
-    if not isinstance(point, dict):
-        return point
-    return {
-        axis: value if isinstance(value, (str, dict, list)) else _label(value)
-        for axis, value in point.items()
-    }
+def _baselines(baselines, axes, refuse):
+    """A plan's baselines as a list of points, values of flags as the labels that they have."""
+    baselines = baselines if isinstance(baselines, list) else [baselines]
+    points = []
+    for baseline in baselines:
+        if not isinstance(baseline, dict) or not baseline:
+            refuse("baseline: expected an object of axis and label, or a list of them")
+        point = {
+            axis: value if isinstance(value, (str, dict, list)) else _label(value)
+            for axis, value in baseline.items()
+        }
+        for axis, label in point.items():
+            if not isinstance(label, str) or label not in axes.get(axis, {}):
+                known = ", ".join(axes.get(axis, axes))
+                refuse(
+                    f"baseline: there is no {axis} '{label}' in grid or list, expected one of {known}"
+                )
+        points.append(point)
+    return points
 
 
 def _label(value):
@@ -299,15 +318,10 @@ def _search(search, refuse):
     ranges = search.get("ranges")
     if not isinstance(ranges, dict) or not ranges:
         refuse("search: expected ranges, an object of flags")
-    for name, values in _flags({name: None for name in ranges}, "search", refuse).items():
-        values = ranges[name]
-        if not isinstance(values, dict):
-            refuse(f"search: {name}: expected an object")
-        if set(values) == {"choices"}:
-            is_right = isinstance(values["choices"], list) and values["choices"]
-        else:
-            is_right = _is_range(values)
-        if not is_right:
+    _flags(dict.fromkeys(ranges), "search", refuse)
+    for name, values in ranges.items():
+        choices = isinstance(values, dict) and set(values) == {"choices"} and values["choices"]
+        if not (isinstance(choices, list) and choices or _is_range(values)):
             refuse(
                 f"search: {name} is {values!r}: expected choices, or low < high with log (and "
                 "low > 0) or step"
@@ -317,15 +331,18 @@ def _search(search, refuse):
 
 def _is_range(values):
     """Whether Optuna can draw from a range of a search."""
-    numbers = values.get("low"), values.get("high"), values.get("step", 1)
-    if not all(type(number) in (int, float) and math.isfinite(number) for number in numbers):
+    if not isinstance(values, dict):
         return False
-    low, high, step = numbers
-    is_whole = type(low) is type(high) is int
+    low, high, step = values.get("low"), values.get("high"), values.get("step", 1)
     return (
-        low < high
+        all(map(_is_number, (low, high, step)))
+        and low < high
         and step > 0
         and set(values) <= {"low", "high", "log", "step"}
         and not (values.get("log") and ("step" in values or low <= 0))
-        and not (is_whole and type(step) is float)
+        and not (type(low) is type(high) is int and type(step) is float)
     )
+
+
+def _is_number(value):
+    return type(value) in (int, float) and math.isfinite(value)

@@ -59,7 +59,7 @@ def alif_step(state, current, w_rec, parameters, stop_recurrence):
         state: AlifState.
         current: [directions, batch, neurons] input part of (1).
         w_rec: [directions, neurons, neurons] without diagonal, row = presynaptic; or None.
-        parameters: event_driven.AlifParameters, cast to the tensors' dtype.
+        parameters: neurons.AlifParameters, cast to the tensors' dtype.
         stop_recurrence: e-prop: no gradient through the spikes that return to the network.
 
     Returns:
@@ -91,7 +91,7 @@ class AlifLayer(tf.Module):
         w_in: [directions, n_in, neurons] initial input weights; one direction is the forward one.
         w_rec: [directions, neurons, neurons] initial recurrent weights; not used unless
             `parameters.rec`.
-        parameters: event_driven.AlifParameters.
+        parameters: neurons.AlifParameters.
         reads_frames: the input has one row a frame, shown for `n_repeat` steps; else one a step.
         engine: "dense" or "event", see the module's docstring.
     """
@@ -241,7 +241,7 @@ def event_driven_spikes(current, w_rec, seq_len, parameters, rule):
         current: [batch, frames, directions, neurons] input part of (1).
         w_rec: [directions, neurons, neurons] variable, or None without recurrence.
         seq_len: [batch] true frames.
-        parameters: event_driven.AlifParameters.
+        parameters: neurons.AlifParameters.
         rule: one of event_driven.RULES.
 
     Returns:

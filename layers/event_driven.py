@@ -28,7 +28,7 @@ How it is made fast, and small:
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
 
 from layers.arguments import (
@@ -37,6 +37,7 @@ from layers.arguments import (
     checked_directions,
     checked_lengths,
 )
+from layers.compiling import compiled
 from layers.neurons import silent_steps
 from layers.threads import run_chunks
 
@@ -279,9 +280,9 @@ def _chunks(batch, directions):
 # Kernels. Without `fastmath` Numba keeps the order of operations, so that a spike does not depend
 # on the instruction set; only the gradients may be fused and reordered, and nowhere is NaN assumed
 # away. `error_model="numpy"` spares the checks for division by zero, which would be branches.
-_exact = njit(cache=True, nogil=True, error_model="numpy")
-_fused = njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
-_reordered = njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract", "reassoc"})
+_exact = compiled()
+_fused = compiled(fastmath={"contract"})
+_reordered = compiled(fastmath={"contract", "reassoc"})
 
 
 @_exact

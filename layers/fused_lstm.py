@@ -50,7 +50,7 @@ from typing import NamedTuple
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic, overload
 from numba.np.numpy_support import as_dtype
 
@@ -60,6 +60,7 @@ from layers.arguments import (
     checked_directions,
     checked_lengths,
 )
+from layers.compiling import compiled
 from layers.threads import run_chunks
 
 RULES = ("bptt", "eprop")
@@ -231,7 +232,7 @@ def _groups(layer):
 # Kernels. Fused multiplications and additions, but no other order of operations; NaN stays NaN.
 # Integers in an expression would make Numba compute it in float64.
 _OPTIONS = {"error_model": "numpy", "fastmath": {"contract"}}
-_compiled = njit(cache=True, nogil=True, **_OPTIONS)
+_compiled = compiled(**_OPTIONS)
 _ONE, _TWO = np.float32(1), np.float32(2)  # exact, and leaves float32 and float64 what they are
 
 

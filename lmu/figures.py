@@ -12,17 +12,17 @@ from toolbox.plotting import (
     VERMILION,
     draw_raster,
     label_axes,
-    save_figure,
     set_title,
     stacked_panels,
+    written,
 )
 
 
-def plot_memory(path, r2_by_start, theta_ms=None, title=""):
-    """Write how much of the input of some frames ago the spikes of layers hold.
+@written
+def plot_memory(r2_by_start, theta_ms=None, title=""):
+    """Draw how much of the input of some frames ago the spikes of layers hold.
 
     Args:
-        path: the PNG file to write.
         r2_by_start: R2 of delays 0, 1, ... frames for each kind of initial weights, at most four.
         theta_ms: window of the LMU, ms of speech; None draws none.
         title: one line.
@@ -30,50 +30,6 @@ def plot_memory(path, r2_by_start, theta_ms=None, title=""):
     Raises:
         ValueError: nothing to draw, or more kinds than line styles.
     """
-    save_figure(_memory_figure(r2_by_start, theta_ms, title), path)
-
-
-def plot_memory_utterance(
-    path, signal, ideal, decoded, spikes, theta_steps, n_repeat, n_regular, title
-):
-    """Write what a memory of `theta_steps` makes of a signal: delayed signals and spikes.
-
-    Args:
-        path: the PNG file to write.
-        signal: [steps], the channel that is remembered.
-        ideal: [steps], what the linear memory says the signal was `theta_steps` ago.
-        decoded: [steps], what is decoded from the spikes.
-        spikes: 0 or 1, [steps, neurons], as for `plot_lsnn_utterance`.
-        theta_steps: window of the memory, simulated steps.
-        n_repeat: simulated steps per frame.
-        n_regular: regular neurons per direction.
-        title: one line.
-
-    Raises:
-        ValueError: the arrays do not fit each other.
-    """
-    save_figure(
-        _memory_utterance_figure(
-            signal, ideal, decoded, spikes, theta_steps, n_repeat, n_regular, title
-        ),
-        path,
-    )
-
-
-def plot_eigenvalues(path, ideal, loop, theta_steps, title=""):
-    """Write the eigenvalues of a memory's loop of neurons against those of the ideal memory.
-
-    Args:
-        path: the PNG file to write.
-        ideal: complex [order], eigenvalues a step of one channel's memory.
-        loop: complex [channels * order], of what the decoded states do.
-        theta_steps: window of the memory, steps.
-        title: one line.
-    """
-    save_figure(_eigenvalue_figure(ideal, loop, theta_steps, title), path)
-
-
-def _memory_figure(r2_by_start, theta_ms, title):
     styles = list(zip((BLUE, VERMILION, "black", ORANGE), ("-", "--", ":", "-."), "os^D"))
     if not 0 < len(r2_by_start) <= len(styles):
         raise ValueError(f"{len(r2_by_start)} kinds of weights, 1 to {len(styles)} expected")
@@ -103,9 +59,23 @@ def _memory_figure(r2_by_start, theta_ms, title):
     return figure
 
 
-def _memory_utterance_figure(
-    signal, ideal, decoded, spikes, theta_steps, n_repeat, n_regular, title
-):
+@written
+def plot_memory_utterance(signal, ideal, decoded, spikes, theta_steps, n_repeat, n_regular, title):
+    """Draw what a memory of `theta_steps` makes of a signal: delayed signals and spikes.
+
+    Args:
+        signal: [steps], the channel that is remembered.
+        ideal: [steps], what the linear memory says the signal was `theta_steps` ago.
+        decoded: [steps], what is decoded from the spikes.
+        spikes: 0 or 1, [steps, neurons], as for `plot_lsnn_utterance`.
+        theta_steps: window of the memory, simulated steps.
+        n_repeat: simulated steps per frame.
+        n_regular: regular neurons per direction.
+        title: one line.
+
+    Raises:
+        ValueError: the arrays do not fit each other.
+    """
     signal, ideal, decoded, spikes = map(np.asarray, (signal, ideal, decoded, spikes))
     n_steps = len(signal)
     if not n_steps or not len(ideal) == len(decoded) == len(spikes) == n_steps:
@@ -141,7 +111,16 @@ def _memory_utterance_figure(
     return figure
 
 
-def _eigenvalue_figure(ideal, loop, theta_steps, title):
+@written
+def plot_eigenvalues(ideal, loop, theta_steps, title=""):
+    """Draw the eigenvalues of a memory's loop of neurons against those of the ideal memory.
+
+    Args:
+        ideal: complex [order], eigenvalues a step of one channel's memory.
+        loop: complex [channels * order], of what the decoded states do.
+        theta_steps: window of the memory, steps.
+        title: one line.
+    """
     figure = Figure(figsize=(5.2, 5), layout="constrained")
     set_title(figure, title)
     axes = figure.add_subplot()

@@ -33,9 +33,9 @@ from scipy.signal import dlsim
 from scipy.special import eval_sh_legendre
 
 from lmu.nengolib_compat import import_nengolib
-from speech.facts import FRAME_HOP_SAMPLES, SAMPLE_RATE_HZ
+from speech.facts import FRAME_HOP_MS
 
-FRAME_MS = 1000 * FRAME_HOP_SAMPLES / SAMPLE_RATE_HZ
+FRAME_MS = FRAME_HOP_MS
 
 
 def theta_steps(theta_ms, n_repeat):

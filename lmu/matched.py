@@ -108,7 +108,7 @@ def ideal_memory(utterances, parameters, settings, random_generator):
     Args:
         utterances: list of normalised [frames, features], static features first; in the order in
             which the direction reads them.
-        parameters: event_driven.AlifParameters of the neurons that hold the memory.
+        parameters: neurons.AlifParameters of the neurons that hold the memory.
         settings: `LmuSettings`.
         random_generator: np.random.Generator.
 
@@ -276,7 +276,7 @@ def spikes_of(currents, w_rec, parameters):
     Args:
         currents: list of [frames, n], the input of each utterance times its weights.
         w_rec: [n, n], row = presynaptic; None for no recurrence.
-        parameters: event_driven.AlifParameters of the n neurons.
+        parameters: neurons.AlifParameters of the n neurons.
     """
     n = len(parameters.alpha)
     recurrent = None if w_rec is None else w_rec[np.newaxis]
@@ -301,7 +301,7 @@ def seed_direction(utterances, parameters, n_regular, settings, random_generator
     Args:
         utterances: list of normalised [frames, features], static features first; in the order in
             which the direction reads them.
-        parameters: event_driven.AlifParameters of `n_regular` regular, then adaptive neurons.
+        parameters: neurons.AlifParameters of `n_regular` regular, then adaptive neurons.
         settings: `LmuSettings`.
         random_generator: np.random.Generator.
         say: is given lines on what is being done.

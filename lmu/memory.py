@@ -50,7 +50,7 @@ def simulate(utterances, w_in, w_rec, parameters):
         utterances: list of [frames, features].
         w_in: [directions, features, n].
         w_rec: [directions, n, n], row = presynaptic.
-        parameters: event_driven.AlifParameters.
+        parameters: neurons.AlifParameters.
 
     Returns:
         `Activity`.

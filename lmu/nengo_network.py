@@ -63,11 +63,9 @@ from typing import NamedTuple
 
 import nengo
 import numpy as np
-from scipy.signal import lfilter
 
-from layers import event_driven
 from lmu import legendre, matched
-from lmu.matched import LmuSettings, SeededDirection
+from lmu.matched import SeededDirection
 
 N_EVAL_POINTS = 3000  # states at which Nengo solves for the decoders
 RUN_FRAMES = 1500  # of speech in the run that `mapping_error` compares
@@ -102,7 +100,7 @@ def build_network(
     Args:
         features: [frames, features], each frame for `parameters.n_repeat` steps.
         projection, a, b, encoders, biases, drive: see the module's symbol table; no drive: None.
-        parameters: event_driven.AlifParameters of `n_regular` regular, then adaptive neurons, each
+        parameters: neurons.AlifParameters of `n_regular` regular, then adaptive neurons, each
             kind with the same constants.
         states: [samples, d], where Nengo solves for the decoders.
         seed: of Nengo's random numbers.
@@ -295,7 +293,7 @@ def network_for(memory, parameters, n_regular, settings, random_generator):
 
     Args:
         memory: `matched.Memory`.
-        parameters: event_driven.AlifParameters of `n_regular` regular, then adaptive neurons.
+        parameters: neurons.AlifParameters of `n_regular` regular, then adaptive neurons.
         settings: `LmuSettings`.
         random_generator: np.random.Generator.
 

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.optimize import brentq
 
 from layers import neurons
-from lmu import matched, memory
+from lmu import matched, memory, nengo_network
 from toolbox import arrays as array_files
 from toolbox.command_line import UserError
 from toolbox.durable_files import write_whole
@@ -49,7 +49,7 @@ def seed_layer(
 
     Args:
         utterances: list of normalised [frames, features], static features first.
-        parameters: event_driven.AlifParameters of `n_regular` regular, then adaptive neurons.
+        parameters: neurons.AlifParameters of `n_regular` regular, then adaptive neurons.
         settings: `LmuSettings`.
         random_generator: np.random.Generator.
         n_directions: the second one is seeded on the utterances reversed.
@@ -64,10 +64,6 @@ def seed_layer(
     """
     seed_direction = matched.seed_direction
     if settings.method == "nengo":
-        from lmu import (
-            nengo_network,  # here: on import it builds the network that nengo_gui shows
-        )
-
         seed_direction = nengo_network.nengo_weights
     n, n_features = len(parameters.alpha), utterances[0].shape[1]
     n_lmu = n_of_lmu(n_regular, settings.lmu_fraction)

@@ -10,7 +10,7 @@ SEEDED = ("lmu", "lmu_shuffled")
 
 def define_flags(define):
     """Define `--init` and the LMU's flags; `define` is a command_line.Definer."""
-    define.string(
+    define.path(
         "init",
         "random",
         "start of the first layer: random; lmu (Legendre Memory Unit, see the LMU flags); "

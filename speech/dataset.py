@@ -1,10 +1,10 @@
 """Features and phone labels of a folder made by `timit_processing.py`, as padded mini-batches.
 
-    from speech.dataset import TimitDataset, frame_weights
+    from speech.dataset import TimitDataset
 
     dataset = TimitDataset("timit_processed", preproc="mfccs", reduced_phns=True)
     for batch in dataset.training_batches(32, np.random.default_rng(seed)):
-        weights = frame_weights(batch.seq_len, batch.features.shape[1])
+        batch.features  # [batch, frames, features]
 
 The pickles hold static features f, one row per frame of 10 ms. Every column of x is normalised by
 its mean and standard deviation over all training frames:
@@ -12,13 +12,6 @@ its mean and standard deviation over all training frames:
     d_t = f_{t+1} - f_{t-1}, 0 in the first and the last frame; dd_t from d likewise           (1)
     x_t = [f_t, d_t, dd_t]  (htk: x_t = f_t)                                                    (2)
     x_t <- (x_t - mean) / max(std, 1e-10)                                                       (3)
-
-Frame t of utterance b weighs, in sums over a padded batch,
-
-    w_bt = 1[t < len_b] / len_b                                                                 (4)
-
-so that each utterance counts once, long or short, and batches of unequal size are averaged rightly
-when their sums are divided by the number of utterances.
 
 With a target delay of k frames, frame t asks for the phone of frame t - k, which a network that
 runs in one direction may answer late; before an utterance there is silence.
@@ -31,18 +24,15 @@ import concurrent.futures
 import hashlib
 import json
 import os
-import pickle
-import pickletools
-import re
 from typing import NamedTuple
 
 import numpy as np
 
+from speech.facts import PHONES_39, PHONES_61, SPLITS
+from speech.plain_pickle import REMAKE, load_plain_pickle, open_file
 from toolbox.command_line import UserError
 
-SPLITS = ("train", "develop", "test")
-N_PHNS = 61
-N_REDUCED_PHNS = 39
+N_PHNS, N_REDUCED_PHNS = len(PHONES_61), len(PHONES_39)
 
 _FEATURES = {  # --preproc: (file, columns before the deltas; None is any)
     "mfccs": ("mfccs.pickle", 13),
@@ -55,7 +45,6 @@ PREPROC_CHOICES = (*_FEATURES, *_NEVER_PRODUCED)
 POOL_BATCHES = 8  # a tenth of the frames is padding then; in one pool, the same would always meet
 _MAX_FEATURE = 1e15  # beyond any feature; squares still fit float32
 _MIN_STD = 1e-10  # as in the reference: a constant column becomes 0 instead of NaN
-_REMAKE = "make the folder anew with timit_processing.py"
 
 
 class _Arrays(NamedTuple):
@@ -78,20 +67,6 @@ class Batch(_Arrays):
         batch = Batch(*self)
         batch.names = tuple(names)
         return batch
-
-
-def frame_weights(seq_len, n_frames):
-    """Weights of the frames of a padded batch, equation (4).
-
-    Args:
-        seq_len: [batch] true frames of each utterance, at least 1.
-        n_frames: frames of the padded batch.
-
-    Returns:
-        [batch, frames] float32; each row sums to 1.
-    """
-    seq_len = np.asarray(seq_len)[:, np.newaxis]
-    return ((np.arange(n_frames) < seq_len) / seq_len).astype(np.float32)
 
 
 def one_ahead(iterable):
@@ -167,6 +142,7 @@ class TimitDataset:
         reduced_phn_list: names of the 39 reduced classes.
         fold_to_reduced: [n_phns] int64, reduced class of each class.
         processing: content of the folder's `processing.json`, None where there is none.
+        note: what has to stand beside errors on this corpus, a line; "" for nothing.
         checksum: of the features, labels and names as read, SHA-256; equal for equal data.
     """
 
@@ -191,6 +167,8 @@ class TimitDataset:
         if not os.path.isdir(path):
             raise UserError(f"dataset folder '{path}' is missing: make it with timit_processing.py")
         self.processing = _read_processing(path)
+        note = (self.processing or {}).get("corpus_note", "")
+        self.note = note if isinstance(note, str) else ""
         self.phn_list, self.reduced_phn_list, fold = _read_classes(path)
         if reduced_phns:
             self.phn_list, fold = self.reduced_phn_list, range(N_REDUCED_PHNS)
@@ -325,7 +303,7 @@ def _read_processing(path):
         return None
     processing = _read_json(file)
     if not isinstance(processing, dict):
-        raise UserError(f"'{file}' holds no JSON object with the settings: {_REMAKE}")
+        raise UserError(f"'{file}' holds no JSON object with the settings: {REMAKE}")
     return processing
 
 
@@ -336,7 +314,7 @@ def _read_classes(path):
         if other != classes[0]:
             raise UserError(
                 f"the phone lists in '{os.path.join(path, SPLITS[0])}' and "
-                f"'{os.path.join(path, split)}' differ, as if made by different runs: {_REMAKE}"
+                f"'{os.path.join(path, split)}' differ, as if made by different runs: {REMAKE}"
             )
     return classes[0]
 
@@ -353,7 +331,7 @@ def _read_classes_of_split(folder):
         ):
             raise UserError(
                 f"'{file}' holds no list of {size} different phones beginning with "
-                f"'{silence}': {_REMAKE}"
+                f"'{silence}': {REMAKE}"
             )
         return value
 
@@ -369,34 +347,17 @@ def _read_classes_of_split(folder):
     ):
         raise UserError(
             f"'{file}' holds no list of {N_PHNS} indices from 0 to {N_REDUCED_PHNS - 1} "
-            f"beginning with 0: {_REMAKE}"
+            f"beginning with 0: {REMAKE}"
         )
     return phns, reduced_phns, fold
 
 
 def _read_json(path):
-    with _open(path) as file:
+    with open_file(path) as file:
         try:
             return json.load(file)
         except (ValueError, RecursionError) as error:
-            raise UserError(f"'{path}' is no readable JSON file ({error}): {_REMAKE}") from None
-
-
-def _open(path):
-    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
-        raise UserError(f"'{path}' is no file: {_REMAKE}")  # a pipe would be waited for
-    try:
-        return open(path, "rb")
-    except FileNotFoundError:
-        if os.path.basename(path) == _FEATURES["htk"][0]:
-            raise UserError(
-                f"'{path}' is missing: the folder was made without HTK features: put an .htk file "
-                "beside every .wav with HTK and run timit_processing.py again, or use "
-                "--preproc=mfccs"
-            ) from None
-        raise UserError(f"'{path}' is missing: {_REMAKE}") from None
-    except OSError as error:
-        raise UserError(f"cannot read '{path}': {error.strerror}") from None
+            raise UserError(f"'{path}' is no readable JSON file ({error}): {REMAKE}") from None
 
 
 def _read_utterances(folder, preproc, reduced_phns):
@@ -410,10 +371,10 @@ def _read_utterances(folder, preproc, reduced_phns):
         raise UserError(
             f"'{folder}' holds {len(features)} utterances in {os.path.basename(features_file)}, "
             f"{len(phns)} in {os.path.basename(phns_file)} and {len(metadata)} in "
-            f"metadata.pickle, as if made by different runs: {_REMAKE}"
+            f"metadata.pickle, as if made by different runs: {REMAKE}"
         )
     if not metadata:
-        raise UserError(f"'{folder}' holds no utterance: {_REMAKE} from a corpus with that split")
+        raise UserError(f"'{folder}' holds no utterance: {REMAKE} from a corpus with that split")
     for i, entry in enumerate(metadata):
         if not (
             isinstance(entry, dict)
@@ -421,7 +382,7 @@ def _read_utterances(folder, preproc, reduced_phns):
             and all(type(entry.get(n, "")) is str for n in ("dr", "speaker", "utterance"))
         ):
             raise UserError(
-                f"'{metadata_file}': entry {i} is no record with dr and speaker: {_REMAKE}"
+                f"'{metadata_file}': entry {i} is no record with dr and speaker: {REMAKE}"
             )
 
     n_classes = N_REDUCED_PHNS if reduced_phns else N_PHNS
@@ -430,20 +391,20 @@ def _read_utterances(folder, preproc, reduced_phns):
             raise UserError(
                 f"'{features_file}': {name} is no [frames, features] array of finite numbers up to "
                 f"{_MAX_FEATURE:.0e}: "
-                f"{_REMAKE}"
+                f"{REMAKE}"
             )
         if not _is_array(labels, 1, "iu"):
-            raise UserError(f"'{phns_file}': {name} is no [frames] array of integers: {_REMAKE}")
+            raise UserError(f"'{phns_file}': {name} is no [frames] array of integers: {REMAKE}")
         outside = labels[(labels < 0) | (labels >= n_classes)]
         if len(outside):
             raise UserError(
                 f"'{phns_file}': {name} holds phone {outside[0]}, expected 0 to "
-                f"{n_classes - 1}: {_REMAKE}"
+                f"{n_classes - 1}: {REMAKE}"
             )
         if len(f) != len(labels):
             raise UserError(
                 f"'{features_file}': {name} has {len(f)} frames, but {len(labels)} labels in "
-                f"{os.path.basename(phns_file)}: {_REMAKE}"
+                f"{os.path.basename(phns_file)}: {REMAKE}"
             )
     return (
         [f.astype(np.float64, copy=False) for f in features],
@@ -455,7 +416,7 @@ def _read_utterances(folder, preproc, reduced_phns):
 def _read_list(path):
     value = load_plain_pickle(path)
     if not isinstance(value, list):
-        raise UserError(f"'{path}' holds no list with an entry an utterance: {_REMAKE}")
+        raise UserError(f"'{path}' holds no list with an entry an utterance: {REMAKE}")
     return value
 
 
@@ -474,174 +435,5 @@ def _check_widths(path, preproc, utterances):
             if f.shape[1] != expected:
                 raise UserError(
                     f"'{os.path.join(path, split, file)}' was made with other features: found "
-                    f"{f.shape[1]} columns, expected {expected}: {_REMAKE}"
+                    f"{f.shape[1]} columns, expected {expected}: {REMAKE}"
                 )
-
-
-# Pickles without their dangers
-#
-# A pickle is a program that may call any importable function. Here it may call none: the few
-# names that NumPy's arrays need are answered by stand-ins that only write down what they are
-# asked, and arrays are built from those notes afterwards. NumPy's own unpickling is not used:
-# `dtype.__setstate__` takes sizes and flags on trust.
-
-_KNOWN_NAMES = {  # NumPy 1 spelling
-    "numpy.core.multiarray._reconstruct",
-    "numpy.core.multiarray.scalar",
-    "numpy.core.numeric._frombuffer",
-    "numpy.ndarray",
-    "numpy.dtype",
-    "_codecs.encode",  # bytes in protocols 0 to 2
-}
-
-# What C and Python code of `pickle` and `pickletools` raises on bytes that are no pickle; the
-# module's documentation names some and says that there may be more.
-_PICKLE_ERRORS = (
-    pickle.UnpicklingError,
-    ArithmeticError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    MemoryError,
-    RecursionError,
-    TypeError,
-    ValueError,
-)
-
-
-def load_plain_pickle(path):
-    """Read a pickle of NumPy arrays of numbers and plain Python values; execute nothing.
-
-    Lists, tuples and dicts of None, bool, int, float, str, bytes and of arrays of bool, integer
-    or floating type are read. Arrays are read-only; NumPy scalars become Python numbers.
-
-    Raises:
-        UserError: the file is missing, is no whole pickle, or holds anything else.
-    """
-    with _open(path) as file:
-        try:
-            _check_opcodes(file)
-            file.seek(0)
-            return _build(_NotingUnpickler(file).load(), {})
-        except _RefusedError as error:
-            raise UserError(
-                f"'{path}' {error}: such a file may be an attack, nothing in it was executed: "
-                f"{_REMAKE}"
-            ) from None
-        except _PICKLE_ERRORS as error:
-            raise UserError(
-                f"'{path}' is no whole pickle of arrays ({type(error).__name__}: "
-                f"{' '.join(str(error).split())}): {_REMAKE}"
-            ) from None
-        except OSError as error:
-            raise UserError(f"cannot read '{path}': {error.strerror}") from None
-
-
-class _RefusedError(Exception):
-    """A pickle holds something else than arrays of numbers and plain values."""
-
-
-def _check_opcodes(file):
-    """Refuse what the unpickler does before it asks `find_class`.
-
-    It fills the memory up to the highest memo slot, however small the file, and takes extension
-    codes (numbers registered for importable names) from a cache.
-    """
-    size = os.fstat(file.fileno()).st_size
-    for opcode, argument, _ in pickletools.genops(file):
-        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > size:
-            raise _RefusedError(f"asks for memo slot {argument} in {size} bytes")
-        if opcode.name in ("EXT1", "EXT2", "EXT4"):
-            raise _RefusedError(f"asks for extension code {argument}")
-
-
-class _NotingUnpickler(pickle.Unpickler):
-    """Unpickler that resolves names to stand-ins and imports nothing."""
-
-    def find_class(self, module, name):
-        full_name = f"{module}.{name}"
-        known_name = full_name.replace("numpy._core.", "numpy.core.")  # moved in NumPy 2
-        if known_name not in _KNOWN_NAMES:
-            raise _RefusedError(f"asks for {full_name!r}")
-        return _Name(known_name)
-
-
-class _Name:
-    """Stand-in for a name that a pickle asks for."""
-
-    __slots__ = ("name",)
-
-    def __init__(self, name):
-        self.name = name
-
-    def __call__(self, *arguments):
-        return _Call(self.name, arguments)
-
-
-class _Call:
-    """A call that a pickle asks for, and the state that it gives to the result."""
-
-    __slots__ = ("name", "arguments", "state")
-
-    def __init__(self, name, arguments):
-        self.name = name
-        self.arguments = arguments
-        self.state = None
-
-    def __setstate__(self, state):
-        self.state = state
-
-
-def _build(value, built):
-    """Plain copy of an unpickled value, its noted calls answered.
-
-    `built` maps ids of values to their copies: a value that occurs often is built once, else a
-    few nested lists could stand for billions of entries.
-    """
-    if value is None or type(value) in (bool, int, float, str, bytes):
-        return value
-    if id(value) not in built:
-        if type(value) in (list, tuple):
-            result = type(value)([_build(entry, built) for entry in value])
-        elif type(value) is dict:
-            result = {_build(key, built): _build(entry, built) for key, entry in value.items()}
-        elif type(value) is _Call:
-            result = _answer(value, built)
-        else:
-            raise _RefusedError(f"holds a value of type {type(value).__name__!r}")
-        built[id(value)] = result
-    return built[id(value)]
-
-
-def _answer(call, built):
-    """What NumPy would have returned to a noted call."""
-    if call.name == "numpy.core.multiarray._reconstruct":
-        _, shape, dtype, is_fortran, data = call.state
-        return _array(_build(data, built), _build(dtype, built), shape, "F" if is_fortran else "C")
-    if call.name == "numpy.core.numeric._frombuffer":
-        data, dtype, shape, order = call.arguments
-        return _array(data, _build(dtype, built), shape, order)
-    if call.name == "numpy.core.multiarray.scalar":
-        dtype, data = call.arguments
-        return _array(_build(data, built), _build(dtype, built), (), "C").item()
-    if call.name == "numpy.dtype":
-        return _dtype(*call.arguments[:1], call.state)
-    if call.name == "_codecs.encode":
-        text, encoding = call.arguments
-        if encoding == "latin1":
-            return text.encode("latin1")
-    raise _RefusedError(f"calls {call.name!r} in an unusual way")
-
-
-def _array(data, dtype, shape, order):
-    if not (isinstance(data, (bytes, bytearray)) and isinstance(dtype, np.dtype)):
-        raise _RefusedError("holds an array of something else than numbers")
-    return np.frombuffer(bytes(data), dtype).reshape(shape, order=order)
-
-
-def _dtype(code, state):
-    """dtype of a pickled one: `code` such as "f8", byte order in `state`."""
-    if not re.fullmatch("[biuf][0-9]+", code):
-        raise _RefusedError(f"holds an array of type {code!r} instead of numbers")
-    dtype = np.dtype(code)
-    return dtype if state is None else dtype.newbyteorder(state[1])

@@ -3,23 +3,22 @@
 import numpy as np
 from scipy import signal
 
-from speech.facts import FOLD_61_TO_39, FRAME_HOP_SAMPLES, SAMPLE_RATE_HZ
-from toolbox.plotting import BLUE, colour_bar, label_axes, save_figure, stacked_panels
+from speech.facts import FOLD_61_TO_39, FRAME_HOP_MS
+from toolbox.plotting import BLUE, colour_bar, label_axes, stacked_panels, written
 
 SILENCE_FILL, PHONE_FILL, WRONG_FILL = "#E5E5E5", "#CFE6F5", "#F6C68B"
 PANEL_SHARE = 0.87  # of a figure's width, beside tick names and colour bar
 PHONE_PT = 7
-FRAME_HOP_MS = 1000 * FRAME_HOP_SAMPLES / SAMPLE_RATE_HZ
 SPECTRUM_WINDOW_MS = 8  # short enough to show bursts and pitch pulses, formants still apart
 SPECTRUM_HOP_MS = 1
 SPECTRUM_RANGE_DB = 70
 
 
-def plot_utterance(path, audio, sample_rate_hz, filter_banks, phone_spans, title):
-    """Write waveform, spectrogram, filter banks and phones of one utterance over a time axis.
+@written
+def plot_utterance(audio, sample_rate_hz, filter_banks, phone_spans, title):
+    """Draw waveform, spectrogram, filter banks and phones of one utterance over a time axis.
 
     Args:
-        path: the PNG file to write.
         audio: int16 [samples].
         sample_rate_hz: samples a second.
         filter_banks: [frames, 41], 40 mel filters and, last, the energy; a row every 10 ms.
@@ -29,10 +28,6 @@ def plot_utterance(path, audio, sample_rate_hz, filter_banks, phone_spans, title
     Raises:
         ValueError: no audio or no frames.
     """
-    save_figure(_utterance_figure(audio, sample_rate_hz, filter_banks, phone_spans, title), path)
-
-
-def _utterance_figure(audio, sample_rate_hz, filter_banks, phone_spans, title):
     audio = np.asarray(audio, np.float64) / 2**15
     filter_banks = np.asarray(filter_banks, np.float64)
     if audio.ndim != 1 or filter_banks.ndim != 2 or not audio.size or not filter_banks.size:

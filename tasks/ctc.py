@@ -25,6 +25,7 @@ from speech.facts import PHONES_39
 from tasks import figures
 from tasks.framewise import read_dataset
 from toolbox.command_line import UserError
+from toolbox.plotting import with_note
 
 BEAM_WIDTH = 100
 BLANK_PENALTIES = (0.0, 0.5, 1.0, 2.0)  # that `--blank_penalty=auto` tries
@@ -85,7 +86,7 @@ class Ctc:
     def __init__(self, dataset, reference_quirks=False, is_reduced=True, penalties=(0.0,)):
         self.dataset = dataset
         self.n_features = dataset.n_features
-        self.checksum = dataset.checksum
+        self.checksum, self.note = dataset.checksum, dataset.note
         self._quirks = reference_quirks
         self._penalties = penalties
         n_phns = dataset.n_phns
@@ -222,7 +223,9 @@ class Ctc:
         figures.plot_confusions(
             os.path.join(folder, "confusions.png"),
             {f"{names[t]} → {names[a]}": confusions[t, a] for t, a in pairs if confusions[t, a]},
-            f"test set, phone error rate {test.metrics['phone_error_rate']:.3f}",
+            with_note(
+                f"test set, phone error rate {test.metrics['phone_error_rate']:.3f}", self.note
+            ),
         )
 
     def draw_example(self, folder, network):

@@ -25,17 +25,17 @@ from toolbox.plotting import (
     colour_bar,
     draw_raster,
     label_axes,
-    save_figure,
     set_title,
     stacked_panels,
+    written,
 )
 
 NAMED_PROBABILITY = 0.2  # phones that never reach it have no line
 ANNOTATED_SHARE = 0.05  # confusions below this stay a tint without a number
 
 
+@written
 def plot_lsnn_utterance(
-    path,
     features,
     spikes,
     phns,
@@ -47,10 +47,9 @@ def plot_lsnn_utterance(
     title,
     n_directions=2,
 ):
-    """Write what an LSNN does with one utterance: features, spikes, class probabilities, answers.
+    """Draw what an LSNN does with one utterance: features, spikes, class probabilities, answers.
 
     Args:
-        path: the PNG file to write.
         features: [frames, features], as the network is given them.
         spikes: 0 or 1, [frames * n_repeat, neurons], first layer, all in the order of the
             audio: forward regular, forward adaptive and, with two directions, backward regular,
@@ -68,50 +67,6 @@ def plot_lsnn_utterance(
     Raises:
         ValueError: the arrays do not fit each other.
     """
-    save_figure(
-        _lsnn_utterance_figure(
-            features,
-            spikes,
-            phns,
-            predictions,
-            logits,
-            class_names,
-            n_repeat,
-            n_regular,
-            title,
-            n_directions,
-        ),
-        path,
-    )
-
-
-def plot_confusion_matrix(path, counts, class_names, title):
-    """Write which share of each true phone's frames was taken for which phone.
-
-    Args:
-        path: the PNG file to write.
-        counts: frames, [true class, answered class]; a class without frames is shown empty.
-        class_names: name of every class, in the order of `counts`.
-        title: one line.
-
-    Raises:
-        ValueError: `counts` is not square, or its size is not that of `class_names`.
-    """
-    save_figure(_confusion_matrix_figure(counts, class_names, title), path)
-
-
-def _lsnn_utterance_figure(
-    features,
-    spikes,
-    phns,
-    predictions,
-    logits,
-    class_names,
-    n_repeat,
-    n_regular,
-    title,
-    n_directions=2,
-):
     features, spikes, logits = (np.asarray(array) for array in (features, spikes, logits))
     phns, predictions, class_names = np.asarray(phns), np.asarray(predictions), list(class_names)
     n_frames = len(features)
@@ -178,28 +133,18 @@ def _lsnn_utterance_figure(
     return figure
 
 
-def _draw_probabilities(axes, logits, class_names, true_runs):
-    """Draw softmax(logits) with a box around the true class of every run; returns the image."""
-    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-    probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
-    image = axes.imshow(
-        probabilities.T,
-        extent=(0, len(logits), len(class_names) - 0.5, -0.5),
-        aspect="auto",
-        interpolation="nearest",
-        cmap="Greys",
-        vmin=0,
-        vmax=1,
-    )
-    for start, end, phn in true_runs:
-        box = Rectangle((start, phn - 0.5), end - start, 1, fill=False, edgecolor=VERMILION)
-        box.set_linewidth(0.8)
-        axes.add_patch(box)
-    axes.set_yticks(range(len(class_names)), class_names)
-    return image
+@written
+def plot_confusion_matrix(counts, class_names, title):
+    """Draw which share of each true phone's frames was taken for which phone.
 
+    Args:
+        counts: frames, [true class, answered class]; a class without frames is shown empty.
+        class_names: name of every class, in the order of `counts`.
+        title: one line.
 
-def _confusion_matrix_figure(counts, class_names, title):
+    Raises:
+        ValueError: `counts` is not square, or its size is not that of `class_names`.
+    """
     counts = np.asarray(counts, np.float64)
     n_classes = len(class_names)
     if counts.shape != (n_classes, n_classes):
@@ -249,6 +194,27 @@ def _confusion_matrix_figure(counts, class_names, title):
     return figure
 
 
+def _draw_probabilities(axes, logits, class_names, true_runs):
+    """Draw softmax(logits) with a box around the true class of every run; returns the image."""
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
+    image = axes.imshow(
+        probabilities.T,
+        extent=(0, len(logits), len(class_names) - 0.5, -0.5),
+        aspect="auto",
+        interpolation="nearest",
+        cmap="Greys",
+        vmin=0,
+        vmax=1,
+    )
+    for start, end, phn in true_runs:
+        box = Rectangle((start, phn - 0.5), end - start, 1, fill=False, edgecolor=VERMILION)
+        box.set_linewidth(0.8)
+        axes.add_patch(box)
+    axes.set_yticks(range(len(class_names)), class_names)
+    return image
+
+
 def _runs(values):
     """(start, end, value) of every stretch of equal rows of `values` [frames] or [frames, k]."""
     rows = values.reshape(len(values), -1)  # [frames, k]
@@ -257,11 +223,11 @@ def _runs(values):
     return [(start, end, values[start]) for start, end in pairwise(edges)]
 
 
-def plot_confusions(path, counts, title):
-    """Write the commonest confusions as bars.
+@written
+def plot_confusions(counts, title):
+    """Draw the commonest confusions as bars.
 
     Args:
-        path: the PNG file to write.
         counts: dict "true → answered" -> how often, the commonest first; may be empty.
         title: one line.
     """
@@ -274,14 +240,14 @@ def plot_confusions(path, counts, title):
     axes.grid(axis="x", color="0.9", linewidth=0.6)
     axes.set_axisbelow(True)
     label_axes(axes, x="how often", y="true → answered")
-    save_figure(figure, path)
+    return figure
 
 
-def plot_phone_probabilities(path, probabilities, labels, class_names, title):
-    """Write the probability of every class over time, above the true phones.
+@written
+def plot_phone_probabilities(probabilities, labels, class_names, title):
+    """Draw the probability of every class over time, above the true phones.
 
     Args:
-        path: the PNG file to write.
         probabilities: [frames, classes]; the last is the blank.
         labels: int [frames], the class that is spoken.
         class_names: name of every class.
@@ -309,4 +275,4 @@ def plot_phone_probabilities(path, probabilities, labels, class_names, title):
     spans = [(start, end, class_names[phone]) for start, end, phone in _runs(np.asarray(labels))]
     draw_phones(phones, spans, [phone_fill(name) for _, _, name in spans])
     label_axes(phones, x=f"frame ({FRAME_HOP_MS:g} ms)", y="true\nphones")
-    save_figure(figure, path)
+    return figure

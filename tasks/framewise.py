@@ -15,11 +15,12 @@ import tensorflow as tf
 from speech.dataset import PREPROC_CHOICES, Batch, TimitDataset
 from tasks import figures
 from toolbox.command_line import check_off_or_positive, one_line
+from toolbox.plotting import with_note
 
 
 def define_flags(define):
     """Define the flags of the data; `define` is a command_line.Definer."""
-    define.string("dataset", "timit_processed", "folder of timit_processing.py")
+    define.path("dataset", "timit_processed", "folder of timit_processing.py")
     define.enum(
         "preproc",
         "mfccs",
@@ -59,6 +60,8 @@ def read_dataset(flag_values, reduced_phns, make_front_end=None):
         f"utterances: {', '.join(sizes)}; {dataset.n_features} features; {dataset.n_phns} phone "
         "classes"
     )
+    if dataset.note:
+        print(f"note: {one_line(dataset.note)}")
     if dataset.processing is not None:
         made_with = bool(dataset.processing.get("reference_quirks"))
         if made_with != flag_values.reference_quirks:
@@ -82,6 +85,7 @@ class Framewise:
         metric, names: the one that selects, and all.
         constant_answer: what always answering the commonest class is called.
         targets_spec: tf.TensorSpec of a batch's targets.
+        note: what has to stand beside errors on these data; "" for nothing.
     """
 
     metric, names = "frame_error", ("frame_error", "frame_error_39")
@@ -91,7 +95,7 @@ class Framewise:
     def __init__(self, dataset, reference_quirks=False, padding_counts=False, window_frames=-1):
         self.dataset = dataset
         self.n_features, self.n_classes = dataset.n_features, dataset.n_phns
-        self.checksum = dataset.checksum
+        self.checksum, self.note = dataset.checksum, dataset.note
         self._by_length = not reference_quirks
         self._padding_counts = padding_counts
         self._window_frames = window_frames
@@ -178,7 +182,7 @@ class Framewise:
             os.path.join(folder, "confusion_matrix.png"),
             test.sums["confusion"],
             self.dataset.reduced_phn_list,
-            f"test set, frame error {test.metrics['frame_error_39']:.3f}",
+            with_note(f"test set, frame error {test.metrics['frame_error_39']:.3f}", self.note),
         )
 
     def draw_example(self, folder, network):

@@ -14,7 +14,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest  # noqa: E402
 
-from helpers import REPOSITORY, run_in  # noqa: E402
+from helpers import REPOSITORY, run_in, write_corpus  # noqa: E402
 
 SHARED = os.path.join(os.path.dirname(REPOSITORY), "shared")
 
@@ -40,13 +40,12 @@ def golden():
 
 @pytest.fixture(scope="session")
 def tiny_processed(tmp_path_factory):
-    """Dataset folder of 6 training, 2 development and 3 test utterances of synthetic sounds."""
+    """Dataset folder of 6 training, 2 development and 3 test utterances of open speech."""
     import timit_processing
-    from synthetic_timit import write_corpus
     from toolbox.command_line import parse_flags
 
     folder = tmp_path_factory.mktemp("tiny")
-    write_corpus(folder / "timit", n_train=6, n_develop=2, n_test=3, n_processes=1)
+    write_corpus(folder / "timit", n_train=6, n_develop=2, n_test=3)
     paths = [f"--data_path={folder / 'timit'}", f"--output_path={folder / 'processed'}"]
     flag_values, _ = parse_flags(timit_processing.define_flags, ["processing", *paths])
     timit_processing.main(flag_values)

@@ -1,16 +1,67 @@
-"""What the tests share beside fixtures: how they run the scripts, and what they assert."""
+"""What the tests share beside fixtures: speech, how they run the scripts, and what they assert."""
 
+import contextlib
+import csv
+import io
 import os
+import shutil
 import subprocess
 import sys
-import threading
 
 import numpy as np
+import soundfile
+from matplotlib.colors import to_hex
+from matplotlib.image import imread
 
 REPOSITORY = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+OPEN_SPEECH = os.path.join(REPOSITORY, "open_speech")
 
 
-def run_in(folder, script, *arguments, timeout_s=240, **environment):
+def open_utterances(n_train=1, n_develop=1, n_test=1):
+    """Utterances of the open sample, few of each set: paths below OPEN_SPEECH without a suffix.
+
+    The first is the first utterance of the set's first speaker, the second of the second, and so
+    on, then the second utterances.
+    """
+    wanted = {"train": n_train, "develop": n_develop, "test": n_test}
+    with open(os.path.join(OPEN_SPEECH, "speakers.tsv"), encoding="utf-8") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    chosen = []
+    for split, n in wanted.items():
+        speakers = [
+            sorted(
+                os.path.join(row["folder"], name[:-4])
+                for name in os.listdir(os.path.join(OPEN_SPEECH, row["folder"]))
+                if name.endswith(".phn")
+            )
+            for row in rows
+            if row["split"] == split
+        ]
+        chosen += [stem for stems in zip(*speakers) for stem in stems][:n]
+    return chosen
+
+
+def write_corpus(folder, n_train=1, n_develop=1, n_test=1, name=lambda stem: stem):
+    """Write a few utterances of the open sample as TIMIT's files, sound as RIFF `.wav`.
+
+    Args:
+        folder: where to; made if missing.
+        n_train, n_develop, n_test: utterances of each set.
+        name: function from "train/dr1/f0120/u010120255" to the name to write.
+    """
+    for stem in open_utterances(n_train, n_develop, n_test):
+        source, target = os.path.join(OPEN_SPEECH, stem), os.path.join(folder, name(stem))
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        samples, rate_hz = soundfile.read(f"{source}.flac", dtype="int16")
+        soundfile.write(f"{target}.wav", samples, rate_hz)
+        for kind in ("phn", "wrd", "txt"):
+            shutil.copy(f"{source}.{kind}", f"{target}.{kind}")
+
+
+LIMIT_S = 1200  # of a process: only what hangs takes so long, however busy the machine is
+
+
+def run_in(folder, script, *arguments, timeout_s=LIMIT_S, **environment):
     """Run a script of the repository in a folder; returns the ended process."""
     command = [os.path.join(REPOSITORY, script), *map(str, arguments)]
     if script.endswith(".py"):
@@ -23,6 +74,22 @@ def run_in(folder, script, *arguments, timeout_s=240, **environment):
         text=True,
         timeout=timeout_s,
     )
+
+
+def run_here(script, *arguments):
+    """What a script would do, by its module and in this process, which has TensorFlow already."""
+    from toolbox import command_line
+
+    command, out, err = [script.__file__, *map(str, arguments)], io.StringIO(), io.StringIO()
+    n_positional = -1 if script.__name__ == "verify_eprop" else 0
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            command_line.run(
+                script.main, script.define_flags, script.__doc__, command, n_positional
+            )
+    except SystemExit as ended:
+        status = ended.code or 0
+    return subprocess.CompletedProcess(command, status, out.getvalue(), err.getvalue())
 
 
 def assert_user_error(process, *words):
@@ -40,26 +107,40 @@ def assert_close(actual, expected, tolerance):
     assert np.max(abs(actual - expected), initial=0) <= tolerance * np.max(abs(expected), initial=0)
 
 
-def assert_equal_for_any_number_of_threads_and_callers(compute, cases, monkeypatch):
-    """Bit by bit: also when several Python threads call at once, each with work of its own.
+def assert_near(found, expected, tolerance=1e-9):
+    """As `assert_close`, of tensors or arrays; what is expected must not be all 0."""
+    found, expected = np.asarray(found), np.asarray(expected)
+    assert np.max(np.abs(expected)) > 1e-6
+    assert_close(found, expected, tolerance)
 
-    `compute(case)` gives a list of arrays, with one of the engines for the CPU.
-    """
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    expected = [compute(case) for case in cases]
-    monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    found = {}
 
-    def call(k):
-        found[k] = [compute(cases[k % len(cases)]) for _ in range(4)]
+def assert_different(found, other):
+    """Further apart than 1 per mille of the largest value."""
+    assert np.max(np.abs(found - other)) > 1e-3 * np.max(np.abs(other))
 
-    callers = [threading.Thread(target=call, args=(k,)) for k in range(6)]
-    for caller in callers:
-        caller.start()
-    for caller in callers:
-        caller.join()
-    assert sorted(found) == list(range(6))
-    for k, results in found.items():
-        for result in results:
-            for array, reference in zip(result, expected[k % len(cases)], strict=True):
-                np.testing.assert_array_equal(array, reference)
+
+def assert_draws(plot, arguments, size_px, folder):
+    """`plot` writes one PNG of that width and height into the folder, with something on it."""
+    plot(os.path.join(folder, "figure.png"), **arguments)
+    assert os.listdir(folder) == ["figure.png"]
+    image = imread(os.path.join(folder, "figure.png"))  # [height, width, 4], decodes every pixel
+    assert image.shape[:2] == size_px[::-1]
+    ink = (image[..., :3] < 0.99).any(axis=-1)
+    assert 0.02 < ink.mean() < 0.98
+
+
+def axis_names(axes):
+    """Names of a vertical axis' ticks, each on one line."""
+    return [label.get_text().replace("\n", " ") for label in axes.get_yticklabels()]
+
+
+def texts(axes):
+    return [text.get_text() for text in axes.texts]
+
+
+def fills(axes):
+    return [to_hex(patch.get_facecolor()).upper() for patch in axes.patches]
+
+
+def y_labels(figure):
+    return [axes.get_ylabel().replace("\n", " ") for axes in figure.axes]

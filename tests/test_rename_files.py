@@ -1,13 +1,18 @@
 """rename-files.sh on small trees of every layout in which TIMIT is found."""
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 
 import pytest
+import soundfile
 
+import timit_processing
 from helpers import REPOSITORY, assert_user_error
+from helpers import write_corpus as write_speech
+from toolbox.command_line import parse_flags
 
 SCRIPT = os.path.join(REPOSITORY, "rename-files.sh")
 UTTERANCES = (
@@ -131,6 +136,99 @@ def test_kaggle(tmp_path, run_script):
     assert "left out 3 RIFF twins" in process.stdout
     assert files(tmp_path / "timit") == {**WANTED, "test/dr3/mrtk0/sx13.wav": b"RIFF twin"}
     assert_done(run_script("rename-files.sh", "archive"), 0, N_FILES)
+
+
+def test_formats_of_one_recording(tmp_path, run_script):
+    """A SPHERE file beside a RIFF one ends no run: the RIFF file is taken, or what is there."""
+    speaker = write_corpus(tmp_path / "TIMIT") / "TRAIN/DR1/FCJF0"
+    riff = b"RIFF\0\0\0\0WAVE"
+    write(speaker / "SA1.wav", riff)
+    expected = {**WANTED, "train/dr1/fcjf0/sa1.wav": riff}
+    process = run_script("rename-files.sh", "TIMIT")
+    assert_done(process, N_FILES)
+    assert f"took {speaker}/SA1.wav and left out {speaker}/SA1.WAV;" in process.stdout
+    assert files(tmp_path / "timit") == expected
+
+    process = run_script("rename-files.sh", "TIMIT")
+    assert_done(process, 0, N_FILES)
+    assert f"took {tmp_path}/timit/train/dr1/fcjf0/sa1.wav and left out" in process.stdout
+    assert files(tmp_path / "timit") == expected
+
+    (tmp_path / "timit/train/dr1/fcjf0/sa1.wav").write_bytes(b"NIST_1A\n")
+    assert_user_error(run_script("rename-files.sh", "TIMIT"), "SA1.WAV", "differ", "move the wrong")
+
+
+def test_texts_with_a_second_suffix(tmp_path, run_script):
+    speaker = write_corpus(tmp_path / "TIMIT") / "TRAIN/DR1/FCJF0"
+    (speaker / "SA1.PHN").rename(speaker / "SA1.PHN.txt")
+    assert_done(run_script("rename-files.sh", "TIMIT"), N_FILES)
+    assert files(tmp_path / "timit") == WANTED
+
+
+def ldc_name(stem):
+    """A name as on the LDC's disc for an utterance of the open sample."""
+    folder, number = stem.rsplit("/u", 1)
+    return f"{folder}/sx{number}"
+
+
+def to_upper(folder, inside="", end=""):
+    """Rename all files below a folder to upper case, with their folders above them if inside it."""
+    for path in sorted(folder.rglob("*.*")):
+        name = str(path.relative_to(folder))
+        if inside in name:
+            target = folder / (name.upper() + end)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path.rename(target)
+
+
+def add_sphere(folder, name):
+    """Write a SPHERE file of each RIFF file's sound; `name` gives its name from the other's."""
+    for path in sorted(folder.rglob("*.WAV")):
+        samples, rate_hz = soundfile.read(path, dtype="int16")
+        riff, path = path, path.with_name(path.name + ".tmp")
+        soundfile.write(path, samples, rate_hz, format="NIST", subtype="PCM_16")
+        name(riff, path)
+
+
+def as_kaggle(riff, sphere):
+    riff.rename(f"{riff}.wav")
+    sphere.rename(riff)
+
+
+def as_twins(riff, sphere):
+    riff.rename(riff.with_suffix(".wav"))
+    sphere.rename(riff)
+
+
+@pytest.mark.parametrize(
+    "where, change",
+    [
+        ("TIMIT", to_upper),
+        ("data/lisa/data/timit/raw/TIMIT", to_upper),
+        ("TIMIT", lambda folder: to_upper(folder, end=";1")),
+        ("archive/data", lambda folder: (to_upper(folder), add_sphere(folder, as_kaggle))),
+        ("TIMIT", lambda folder: (to_upper(folder), add_sphere(folder, as_twins))),
+        ("timit", lambda folder: to_upper(folder, inside="dr2")),
+    ],
+    ids=["LDC", "figshare", "iso", "Kaggle", "twins", "mixed"],
+)
+def test_what_is_renamed_can_be_processed(tmp_path, run_script, where, change):
+    source = tmp_path / where
+    speech = dict(n_train=3, n_develop=2, n_test=2)
+    write_speech(source, **speech, name=ldc_name)
+    change(source)
+    renamed = run_script("rename-files.sh", where.split("/")[0])
+    assert (renamed.returncode, renamed.stderr) == (0, "")
+    flag_values, _ = parse_flags(
+        timit_processing.define_flags,
+        ["x", f"--data_path={tmp_path / 'timit'}", f"--output_path={tmp_path / 'processed'}"],
+    )
+    timit_processing.main(flag_values)
+    with open(tmp_path / "processed/processing.json", encoding="utf-8") as file:
+        settings = json.load(file)
+    assert settings["layout"] == "ldc"
+    sizes = [settings["splits"][split]["utterances"] for split in ("train", "develop", "test")]
+    assert sizes == [3, 2, 2]
 
 
 def test_only_files_of_utterances(tmp_path, run_script):
@@ -304,7 +402,17 @@ def test_copies_of_a_read_only_disc_can_be_written(tmp_path, run_script):
         (("--dryrun", "TIMIT"), ("'--dryrun'",)),
         (("TIMIT", "-n"), ("'-n'",)),
         (("empty",), ("nothing of TIMIT", "empty", "drN/speaker")),
-        (("sample",), ("nothing of TIMIT", "sample")),
+        (
+            ("sample",),
+            ("the NLTK sample", "no renaming", "timit_processing.py --data_path='", "sample'"),
+        ),
+        (("upper",), ("the NLTK sample", "upper case", "unpack it again")),
+        (("no_region",), ("no_region/TRAIN/FCJF0/SA1.WAV", "without a folder drN", "copy")),
+        (("flat",), ("flat/TRAIN_DR1_FCJF0_SA1.WAV", "set, region and speaker", "copy")),
+        (("own",), ("own/train/anna/u1.flac", "no name of TIMIT", "docs/corpora.md")),
+        (("zips",), ("zips/timit.zip", "unpack it")),
+        (("zips/timit.zip",), ("a zip file", "`unzip 'zips/timit.zip'`")),
+        (("TIMIT.tar.gz",), ("an archive", "`tar -xf 'TIMIT.tar.gz'`")),
         (("split",), ("line break", "line/TRAIN")),
     ],
 )
@@ -312,7 +420,16 @@ def test_mistakes(tmp_path, run_script, arguments, words):
     write_corpus(tmp_path / "TIMIT")
     write(tmp_path / "file", b"")
     (tmp_path / "empty").mkdir()
-    write(tmp_path / "sample/dr1-fcjf0/sa1.wav", b"layout of the NLTK sample: nothing to rename")
+    for name in (
+        "sample/dr1-fcjf0/sa1.wav",
+        "upper/DR1-FCJF0/SA1.WAV",
+        "no_region/TRAIN/FCJF0/SA1.WAV",
+        "flat/TRAIN_DR1_FCJF0_SA1.WAV",
+        "own/train/anna/u1.flac",
+        "zips/timit.zip",
+        "TIMIT.tar.gz",
+    ):
+        write(tmp_path / name, b"")
     write(tmp_path / "split/broken\nline/TRAIN/DR1/FCJF0/SA1.WAV", b"")
     before = snapshot(tmp_path)
     assert_user_error(run_script("rename-files.sh", *arguments), "rename-files.sh: error:", *words)
@@ -360,6 +477,31 @@ def test_interrupted_run(tmp_path, run_script, signal, status):
 
     assert_done(run_script("rename-files.sh", "TIMIT"), N_FILES)
     assert files(tmp_path / "timit") == WANTED
+
+
+@pytest.mark.parametrize("arguments", [["--dry-run"], []])
+def test_a_closed_pipe_ends_it_quietly(tmp_path, arguments):
+    write_corpus(tmp_path / "TIMIT")
+    work = tmp_path / "work"
+    work.mkdir()
+    reading, writing = os.pipe()
+    os.close(reading)
+    process = subprocess.run(
+        [SCRIPT, *arguments, "TIMIT"],
+        cwd=tmp_path,
+        env={**os.environ, "TMPDIR": str(work)},
+        stdout=writing,
+        stderr=subprocess.PIPE,
+    )
+    os.close(writing)
+    assert (process.returncode, process.stderr) == (141, b"")
+    assert list(work.iterdir()) == [] and not (tmp_path / "timit").exists()
+
+
+def test_home_folders_are_expanded_also_when_quoted(tmp_path, run_script):
+    write_corpus(tmp_path / "TIMIT")
+    assert_done(run_script("rename-files.sh", "~/TIMIT", "~/out", HOME=str(tmp_path)), N_FILES)
+    assert files(tmp_path / "out") == WANTED
 
 
 def test_leavings_of_killed_runs(tmp_path):

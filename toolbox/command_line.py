@@ -23,6 +23,8 @@ EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130  # what a shell reports after Ctrl-C
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
+flags.disclaim_key_flags()  # --help lists flags defined here under the module that asked for them
+
 
 class UserError(Exception):
     """A mistake that the user can mend; the message says what was found, expected, and to do."""
@@ -35,6 +37,50 @@ class Interrupted(KeyboardInterrupt):
         super().__init__(message)
         self.signal_number = signal_number
         self.is_urgent = is_urgent  # work is half done, see `deferred_signals`
+
+
+class PathParser(flags.ArgumentParser):
+    """Parses a flag that names a file or folder: ~ is the home folder, however it was quoted."""
+
+    syntactic_help = "a path"
+
+    def parse(self, argument):
+        path = os.path.expanduser(argument)
+        if path.startswith("~"):
+            raise ValueError(
+                "there is no such home folder: write ./~ for a name that begins with ~"
+            )
+        return path
+
+
+def define_path(name, default, help_text, flag_values, many=False):
+    """Define a flag that names a file or folder, or, given again and again, many of them."""
+    (flags.DEFINE_multi if many else flags.DEFINE)(
+        PathParser(),
+        name=name,
+        default=default,
+        help=help_text,
+        flag_values=flag_values,
+        serializer=flags.ArgumentSerializer(),
+    )
+
+
+def check_output_file(flag_values, name, suffix=""):
+    """Make sure, before the work, that the file of a flag can be written; an empty one is not.
+
+    Raises:
+        UserError: no name of a file with this suffix, or its folder is missing or read-only.
+    """
+    path = flag_values[name].value
+    if not path:
+        return
+    folder = os.path.dirname(path) or "."
+    if not path.endswith(suffix) or os.path.isdir(path):
+        raise UserError(f"--{name}={path}: expected the name of a {suffix or 'new'} file")
+    if not os.path.isdir(folder):
+        raise UserError(f"--{name}={path}: there is no folder {folder}: make it first")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"--{name}={path}: cannot write to the folder {folder}: choose another")
 
 
 def parse_flags(define_flags, argv, n_positional=0):
@@ -62,7 +108,7 @@ def parse_flags(define_flags, argv, n_positional=0):
     )
     define_flags(flag_values)
     try:
-        positional = flag_values(argv)[1:]
+        positional = [os.path.expanduser(argument) for argument in flag_values(argv)[1:]]
     except flags.Error as error:
         raise UserError(f"{' '.join(str(error).split())} (--help lists all flags)") from None
     # absl takes `--adam False` as a switched-on flag and a leftover word; silence here would
@@ -77,7 +123,8 @@ def parse_flags(define_flags, argv, n_positional=0):
 class Definer:
     """Defines flags on one `FlagValues`, such as `define.integer("batch", 32, "utterances", 1)`.
 
-    Its methods are absl's DEFINE functions: bool, integer, float, string, enum, list, multi_string.
+    Its methods are absl's DEFINE functions bool, integer, float, string, enum, list, and
+    `define_path` as path.
 
     Args:
         flag_values: absl.flags.FlagValues.
@@ -86,14 +133,18 @@ class Definer:
     """
 
     def __init__(self, flag_values, left_out=(), **defaults):
-        for kind in ("bool", "integer", "float", "string", "enum", "list", "multi_string"):
-            setattr(self, kind, functools.partial(self._define, getattr(flags, f"DEFINE_{kind}")))
+        functions = {
+            kind: getattr(flags, f"DEFINE_{kind}")
+            for kind in ("bool", "integer", "float", "string", "enum", "list")
+        }
+        for kind, function in (functions | {"path": define_path}).items():
+            setattr(self, kind, functools.partial(self._define, function))
         self._flag_values, self._left_out, self._defaults = flag_values, left_out, defaults
 
-    def _define(self, function, name, default, *details):
+    def _define(self, function, name, default, *details, **options):
         if name not in self._left_out:
             default = self._defaults.get(name, default)
-            function(name, default, *details, flag_values=self._flag_values)
+            function(name, default, *details, flag_values=self._flag_values, **options)
 
 
 def check_finite(flag_values):
@@ -132,7 +183,7 @@ def run(main, define_flags, description, argv=None, n_positional=0):
     """Run a script's `main(flags, *positional)` and exit with its status.
 
     Exit status: what `main` returns (None is 0); 2 after a `UserError` or for want of memory; 130
-    after Ctrl-C, 143 after SIGTERM.
+    after Ctrl-C, 143 after SIGTERM, 141 when nobody reads the output any more.
     """
     argv = sys.argv if argv is None else argv
     script = os.path.basename(argv[0])
@@ -140,10 +191,12 @@ def run(main, define_flags, description, argv=None, n_positional=0):
         # A log file shows each line as it comes; a file name that is no text stops nothing.
         sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     try:
-        with signals_raise():
+        with signals_raise(), contextlib.redirect_stdout(sys.stdout and _Output(sys.stdout)):
             flag_values, positional = parse_flags(define_flags, argv, n_positional)
             if flag_values.help:
-                print(f"{description.strip()}\n\nFlags:\n{flag_values.get_help()}")
+                print(
+                    f"{description.strip()}\n\nFlags:\n{flag_values.get_help(include_special_flags=False)}"
+                )
                 sys.exit(0)
             sys.exit(main(flag_values, *positional))
     except UserError as error:
@@ -157,9 +210,35 @@ def run(main, define_flags, description, argv=None, n_positional=0):
         )
         sys.exit(EXIT_USER_ERROR)
     except KeyboardInterrupt as error:
-        message = one_line(str(error))
-        print(f"{script}: interrupted{message and f': {message}'}", file=sys.stderr)
-        sys.exit(128 + getattr(error, "signal_number", signal.SIGINT))
+        number = getattr(error, "signal_number", signal.SIGINT)
+        if number != signal.SIGPIPE:
+            message = one_line(str(error))
+            print(f"{script}: interrupted{message and f': {message}'}", file=sys.stderr)
+        sys.exit(128 + number)
+
+
+class _Output:
+    """stdout; that its reader goes away, as `head` does, ends the script as a signal would."""
+
+    def __init__(self, stream):
+        self.stream = stream
+
+    def __getattr__(self, name):
+        return getattr(self.stream, name)
+
+    def write(self, text):
+        return self._or_end(self.stream.write, text)
+
+    def flush(self):
+        return self._or_end(self.stream.flush)
+
+    def _or_end(self, function, *arguments):
+        try:
+            return function(*arguments)
+        except BrokenPipeError:
+            with open(os.devnull, "w") as nowhere:  # else Python would complain when it ends
+                os.dup2(nowhere.fileno(), self.stream.fileno())
+            raise Interrupted(signal.SIGPIPE, is_urgent=True) from None
 
 
 def one_line(text):

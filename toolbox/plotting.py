@@ -1,12 +1,14 @@
 """What the figures of all rooms share: colours, panels, and how they are written.
 
-Each `plot_*` function builds one figure in memory and then writes it whole: after an error the
-file that stood at `path` before is still there, or none. Nothing global of matplotlib is touched
+Each `plot_*` function takes the path of the PNG file before what it draws (`written`), builds one
+figure in memory and then writes it whole: after an error the file that stood at `path` before is still there, or none. Nothing global of matplotlib is touched
 and `pyplot` is never imported, so the functions work without a display and beside a notebook.
 
 Line colours are those of Okabe and Ito (https://jfly.uni-koeln.de/color/); colour maps differ in
 lightness from end to end or, diverging, from the middle: both serve colour-blind readers.
 """
+
+import functools
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -21,9 +23,28 @@ LABEL_PT, TICK_PT, CLASS_PT = 9, 8, 6.5
 RASTER_NEURONS = 80  # more rows than this cannot be told apart on a page
 
 
-def save_figure(figure, path):
+def written(draw):
+    """Make of a function that draws a figure one that writes it to its first argument, a path.
+
+    The function itself, which returns the figure, stays as `.draw`.
+    """
+
+    @functools.wraps(draw)
+    def plot(path, *arguments, **options):
+        save_figure(draw(*arguments, **options), path)
+
+    plot.draw = draw
+    return plot
+
+
+def save_figure(figure, path, dpi=None):
     with write_whole(path) as file:
-        figure.savefig(file, format="png", dpi=DPI)
+        figure.savefig(file, format="png", dpi=dpi or DPI)
+
+
+def with_note(title, note):
+    """A title with a note on a line of its own, if there is one."""
+    return f"{title}\n{note}".strip()
 
 
 def draw_raster(axes, spikes, n_repeat, n_regular, n_directions):

@@ -1,4 +1,4 @@
-"""A lock that keeps two processes from writing into one folder.
+"""Locks between processes: one in a folder at a time, one on a GPU, one run or trial each.
 
 The operating system holds the lock (`flock`) and lets go of it when the process ends, however it
 ends: a lock cannot be left behind by a killed process, nor kept alive by another process that was
@@ -41,7 +41,13 @@ def exclusive(lock_path, folder):
             "in which you may write"
         ) from None
     with file:
-        is_free = _take(file, lock_path)
+        try:
+            is_free = _take(file, lock_path)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS_HERE:
+                raise
+            print(f"note: {lock_path}: no locks on this file system: run one process at a time")
+            is_free = True
         owner = _read_owner(file)
         if not is_free:
             raise UserError(
@@ -69,6 +75,30 @@ def exclusive(lock_path, folder):
                 os.unlink(lock_path)
 
 
+def take(path):
+    """Take the lock that a file stands for; None if another process has it.
+
+    The lock lasts until the returned file is closed, in every process that has inherited it: a
+    process that goes on after the one that started it keeps its locks while it lives.
+
+    Raises:
+        UserError: the file cannot be written, or its file system has no locks.
+    """
+    with contextlib.ExitStack() as opened:
+        try:
+            file = opened.enter_context(_open(path))
+            is_free = _take(file, path)
+        except OSError as error:
+            raise UserError(
+                f"{path}: cannot be locked ({error.strerror}): choose a folder on another file "
+                "system"
+            ) from None
+        if is_free:
+            opened.pop_all()  # stays open
+            return file
+    return None
+
+
 def _open(path):
     """The lock's file, opened without changing it: it may be another process's."""
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
@@ -79,15 +109,8 @@ def _take(file, path):
     """Whether the lock is now held; a file that its owner has just deleted is nobody's lock."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        if error.errno not in _NO_LOCKS_HERE:
-            raise
-        print(f"note: {path}: no locks on this file system: run one process at a time")
-    try:
         return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
-    except FileNotFoundError:
+    except (BlockingIOError, FileNotFoundError):
         return False
 
 

@@ -10,21 +10,20 @@ from toolbox.plotting import (
     TICK_PT,
     VERMILION,
     label_axes,
-    save_figure,
     stacked_panels,
+    written,
 )
 
 
-def plot_learning_curve(
-    path, evaluations, metric, constant_error=None, constant_answer="", title=""
-):
-    """Write error, loss and, where there are any, firing rates over training iterations.
+@written
+def plot_learning_curve(evaluations, metric, constant_error=None, constant_answer="", title=""):
+    """Draw error, loss and, where there are any, firing rates over training iterations.
 
     Args:
-        path: the PNG file to write.
         evaluations: a dict for every evaluation, in order, with `iteration`,
-            `develop_<metric>` (fraction), `develop_loss` (nats, with penalties) and, where known (missing or None leaves a gap), `train_loss`,
-            `rate_hz_mean` and `rate_hz_max` (spikes per simulated second).
+            `develop_<metric>` (fraction), `develop_loss` (nats, with penalties) and, where known
+            (missing or None leaves a gap), `train_loss`, `rate_hz_mean` and `rate_hz_max` (spikes
+            per simulated second).
         metric: name of the error that selects.
         constant_error: what always giving one answer errs (fraction); None draws none.
         constant_answer: what that answer is called.
@@ -33,11 +32,6 @@ def plot_learning_curve(
     Raises:
         ValueError: no evaluations.
     """
-    arguments = evaluations, metric, constant_error, constant_answer, title
-    save_figure(_learning_curve_figure(*arguments), path)
-
-
-def _learning_curve_figure(evaluations, metric, constant_error, constant_answer, title):
     if not evaluations:
         raise ValueError("no evaluations to draw")
 

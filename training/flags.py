@@ -58,8 +58,8 @@ def define_flags(define):
         ["random", "ridge"],
         "first readout: random, or fitted to the training set by ridge regression",
     )
-    define.string("checkpoint", "", "start from these weights: .npz or run folder")
-    define.string(
+    define.path("checkpoint", "", "start from these weights: .npz or run folder")
+    define.path(
         "resume",
         "",
         "run folder: continue the interrupted run there with its own flags; beside this flag only "
@@ -71,7 +71,7 @@ def define_flags(define):
         "seconds between checkpoints for --resume, beside those at every evaluation",
         0,
     )
-    define.string("results", "results", "folder of the run folders")
+    define.path("results", "results", "folder of the run folders")
     define.string("comment", "", "goes into the run folder's name")
     define.string("run_id", "", "goes into the run folder's name")
     define.bool("plot", False, "draw the figures at every evaluation too")

@@ -49,6 +49,7 @@ class Experiment(NamedTuple):
     make_observer: Callable = lambda flag_values: None
     # (flag values) -> what is read in their place, where a default depends on another flag
     settings: Callable = lambda flag_values: flag_values
+    make_run: Callable = None  # a subclass of `Run`, for benchmarks; else `Run` itself
 
 
 # --------------------------------------------------------------------------- an experiment
@@ -82,7 +83,9 @@ def run(experiment, flag_values):
             with run_folder.told_how_to_continue(folder, beside):
                 run_folder.note_resumption(folder, task.checksum)
         elif is_chief:
-            record = run_folder.record_of(experiment.script, flag_values, seed, task.checksum)
+            record = run_folder.record_of(
+                experiment.script, flag_values, seed, task.checksum, task.note
+            )
             labels = flag_values.comment, flag_values.run_id
             folder = run_folder.make(flag_values.results, experiment.script, labels, record, held)
         train(
@@ -94,6 +97,7 @@ def run(experiment, flag_values):
             experiment.trained_part(flag_values, network).trainable_variables,
             experiment.make_observer(flag_values),
             beside,
+            experiment.make_run,
         )
 
 
@@ -132,7 +136,7 @@ def _start_from(network, task, checkpoint, ridge_batch):
 # --------------------------------------------------------------------------- the loop
 
 
-def train(network, task, config, seed, folder, variables, observer=None, beside=()):
+def train(network, task, config, seed, folder, variables, observer=None, beside=(), make_run=None):
     """Train a network, select on the development set, then read the test set once.
 
     Where the folder holds a checkpoint, training goes on from it. Ctrl-C and SIGTERM end it after
@@ -148,6 +152,7 @@ def train(network, task, config, seed, folder, variables, observer=None, beside=
         variables: what is trained.
         observer: see `Experiment.make_observer`.
         beside: arguments that were given beside `--resume`.
+        make_run: see `Experiment`.
 
     Returns:
         The content of `metrics.json`.
@@ -160,7 +165,8 @@ def train(network, task, config, seed, folder, variables, observer=None, beside=
         run_folder.told_how_to_continue(folder, beside),
         deferred_signals() as stop_if_asked,
     ):
-        run = Run(network, task, config, seed, folder, variables, stop_if_asked)
+        make_run = make_run or Run
+        run = make_run(network, task, config, seed, folder, variables, stop_if_asked)
         run.restore()
         if observer and run.progress.iteration == 0:
             observer(folder, network, task, "before")  # a resumed run finds it there
@@ -346,6 +352,7 @@ class Run:
             self.task.metric,
             self._constant_error,
             self.task.constant_answer,
+            self.task.note,
         )
         self.task.draw_example(self.folder, self.network)
 
@@ -380,6 +387,7 @@ class Run:
             "peak_memory_gb": reporting.peak_memory_gb(),
             "trained_parameters": self.n_parameters,
             "seed": self.seed,
+            **({"corpus_note": task.note} if task.note else {}),
             **observed,
         }
         write_json(self._path("metrics.json"), metrics)

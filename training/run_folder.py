@@ -71,8 +71,8 @@ def lock(folder):
     return run_lock.exclusive(os.path.join(folder, ".lock"), folder)
 
 
-def record_of(script, flag_values, seed, checksum):
-    """Content of `flags.json` for a run that starts now."""
+def record_of(script, flag_values, seed, checksum, note=""):
+    """Content of `flags.json` for a run that starts now; `note` is a task's."""
     settings = flag_values.flag_values_dict()
     return {
         "script": script,
@@ -80,6 +80,7 @@ def record_of(script, flag_values, seed, checksum):
         "seed": seed,
         "command": sys.argv,
         "started": datetime.datetime.now().isoformat(" ", "seconds"),
+        "corpus_note": note,
         **surroundings(checksum),
     }
 

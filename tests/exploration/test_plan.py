@@ -123,6 +123,14 @@ def test_a_plan_is_based_on_another_one(plan_of, tmp_path):
         ({"list": [{"name": "fast", "flag": {"reg": 1}}]}, "expected name and flags"),
         ({"choose": ["x"]}, "choose is ['x']"),
         ({"grid": {"reg": [1]}, "baseline": {"reg": ["1"]}}, "there is no reg '['1']'"),
+        (
+            {"grid": {"reg": [1, 2]}, "baseline": {"reg": "3"}},
+            "no reg '3' in grid or list, expected one of 1, 2",
+        ),
+        (
+            {"grid": {"reg": [1]}, "baseline": {"lr": "1"}},
+            "no lr '1' in grid or list, expected one of reg",
+        ),
         ({"reach_error": 42}, "reach_error is 42"),
         ({"list": [{"name": "a"}, {"name": "a"}]}, "same name"),
         ({"grid": {"x": {"a": {}}}, "baseline": {"x": "b"}}, "no x 'b'"),

@@ -1,5 +1,7 @@
 """nengolib imports under the installed nengo, and what is supplied for it does what it should."""
 
+import importlib
+import json
 import os
 import subprocess
 import sys
@@ -8,52 +10,112 @@ import nengo
 import numpy as np
 import pytest
 
-from helpers import REPOSITORY, assert_user_error
+from helpers import REPOSITORY
 from lmu import nengolib_compat
 
 nengolib = nengolib_compat.import_nengolib()
 
+SMALL_RUN = ("--n_epochs=0", "--n_threads=1", "--nomeasure_memory", "--engine=event")
+SEEDED_RUN = ("--init=lmu", "--n_regular=24", "--n_channels=2", *SMALL_RUN)
+OTHER_RUN = ("--n_regular=4", "--n_adaptive=3", "--front_end=delayed_frames", *SMALL_RUN)
+# One process for all that needs a fresh one. It prints JSON: how the import of nengolib alone
+# fails, what it gives with the module supplied, and [exit status, stdout, stderr] of the scripts
+# when it is not installed.
+FRESH = """
+import contextlib, importlib, io, json, sys
+from nengo.utils import numpy
 
-def run_python(code, *paths):
-    """Run code in a fresh process that finds the repository and, before it, `paths`."""
-    return subprocess.run(
-        [sys.executable, "-W", "error", "-W", "ignore::DeprecationWarning", "-c", code],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([*map(str, paths), REPOSITORY])},
+try:
+    import nengolib
+except ModuleNotFoundError as error:
+    alone = str(error)
+from lmu import nengolib_compat
+nengolib = nengolib_compat.import_nengolib()
+from nengolib.signal import cont2discrete
+together = nengolib.__version__, cont2discrete(nengolib.Lowpass(1.0), 1.0).A.item()
+
+for name in [name for name in sys.modules if name.startswith("nengolib")]:
+    del sys.modules[name]
+sys.modules["nengolib"] = None  # to Python a module that is not there
+from toolbox import command_line
+ended = []
+for script, *arguments in json.loads(sys.argv[1]):
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        with contextlib.redirect_stderr(io.StringIO()) as err:
+            try:
+                module = importlib.import_module(script)
+                command_line.run(module.main, module.define_flags, "", [script, *arguments])
+            except SystemExit as end:
+                ended.append((end.code, out.getvalue(), err.getvalue()))
+print(json.dumps([alone, together, ended]))
+"""
+
+
+@pytest.fixture(scope="module")
+def fresh(tiny_processed, tmp_path_factory):
+    """What `FRESH` prints, and the folder that the scripts may write to."""
+    folder = tmp_path_factory.mktemp("without_nengolib")
+    data, results = f"--dataset={tiny_processed}", f"--results={folder}/refused"
+    scripts = [
+        ("solve_timit_with_framewise_lsnn", data, results, *SEEDED_RUN),
+        ("solve_timit_with_framewise_lstm", data, results, "--front_end=lmu", "--n_threads=1"),
+        ("lmu_init", data, f"--out={folder}/seed.npz"),
+        ("solve_timit_with_framewise_lsnn", data, f"--results={folder}/other", *OTHER_RUN),
+    ]
+    strict = ["-W", "error", "-W", "ignore::DeprecationWarning"]
+    process = subprocess.run(
+        [sys.executable, *strict, "-c", FRESH, json.dumps(scripts)],
+        env={**os.environ, "PYTHONPATH": REPOSITORY},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
+    assert process.returncode == 0, process.stderr
+    return json.loads(process.stdout), folder
 
 
-def test_nengolib_needs_it_and_imports_with_it():
-    alone = run_python("import nengolib")
-    assert "No module named 'nengo.utils.compat'" in alone.stderr
-    together = run_python(
-        "from lmu import nengolib_compat\n"
-        "nengolib = nengolib_compat.import_nengolib()\n"
-        "from nengolib.signal import cont2discrete\n"
-        "print(nengolib.__version__, cont2discrete(nengolib.Lowpass(1.0), 1.0).A.item())"
-    )
-    assert together.returncode == 0, together.stderr
-    version, decay = together.stdout.split()
+def test_nengolib_needs_it_and_imports_with_it(fresh):
+    (alone, (version, decay), _), _ = fresh
+    assert "No module named 'nengo.utils.compat'" in alone
     assert version == nengolib.__version__
-    assert float(decay) == pytest.approx(np.exp(-1))
+    assert decay == pytest.approx(np.exp(-1))
 
 
-def test_a_nengo_with_the_module_keeps_its_own(tmp_path):
-    # An older nengo, as far as is read of it: the installed one with its own compat module.
-    (tmp_path / "compat.py").write_text("mark = 'own'\n")
-    code = (
-        "import sys, nengo.utils\n"
-        f"nengo.utils.__path__.append({str(tmp_path)!r})\n"
-        "import nengo.utils.compat as own\n"
-        "from lmu import nengolib_compat\n"
-        "assert nengolib_compat.supply() is own and nengo.utils.compat is own\n"
-        "assert sys.modules['nengo.utils.compat'] is own\n"
-        "print(own.mark, hasattr(own, 'with_metaclass'))"
-    )
-    process = run_python(code)
-    assert process.stdout.split() == ["own", "False"], process.stderr
+def test_who_needs_the_memory_is_told_how_to_install_nengolib(fresh):
+    (_, _, (*refused, _)), folder = fresh
+    assert len(refused) == 3
+    for status, _, stderr in refused:
+        (line,) = stderr.strip().splitlines()
+        assert status == 2 and "nengolib is not installed" in line
+        assert "pip install --no-deps -r requirements_pip_nodeps.txt" in line
+    assert os.listdir(folder) == ["other"]
+
+
+def test_other_runs_do_not_need_nengolib(fresh):
+    (_, _, (*_, (status, stdout, stderr))), _ = fresh
+    assert not status, stderr
+    assert "selected iteration 0" in stdout
+
+
+@pytest.fixture
+def nengo_with(tmp_path, monkeypatch):
+    """Function that gives nengo a `compat` module of this text: an older nengo, as far as read."""
+
+    def write(text):
+        (tmp_path / "compat.py").write_text(text)
+        importlib.invalidate_caches()
+
+    monkeypatch.delitem(sys.modules, nengolib_compat.COMPAT)
+    monkeypatch.setattr(nengo.utils, "compat", nengo.utils.compat)  # is put back at the end
+    monkeypatch.setattr(nengo.utils, "__path__", [*nengo.utils.__path__, str(tmp_path)])
+    return write
+
+
+def test_a_nengo_with_the_module_keeps_its_own(nengo_with):
+    nengo_with("mark = 'own'\n")
+    own = nengolib_compat.supply()
+    assert own is nengo.utils.compat is sys.modules[nengolib_compat.COMPAT]
+    assert own.mark == "own" and not hasattr(own, "with_metaclass")
 
 
 def test_a_second_call_changes_nothing():
@@ -63,73 +125,18 @@ def test_a_second_call_changes_nothing():
     assert dict(vars(first)) == before
 
 
-def test_another_missing_module_is_not_taken_for_this_one(tmp_path):
-    (tmp_path / "compat.py").write_text("import a_module_that_is_not_there\n")
-    process = run_python(
-        "import nengo.utils\n"
-        f"nengo.utils.__path__.append({str(tmp_path)!r})\n"
-        "from lmu import nengolib_compat"
-    )
-    assert "No module named 'a_module_that_is_not_there'" in process.stderr
+def test_another_missing_module_is_not_taken_for_this_one(nengo_with):
+    nengo_with("import a_module_that_is_not_there\n")
+    with pytest.raises(ModuleNotFoundError, match="'a_module_that_is_not_there'"):
+        nengolib_compat.supply()
 
 
-def without_nengolib(script, *arguments):
-    """Run a script of the repository where nengolib is not installed."""
-    return run_python(
-        "import runpy, sys\n"
-        "sys.modules['nengolib'] = None\n"  # to Python a module that is not there
-        f"sys.argv = {[script, *arguments]!r}\n"
-        f"runpy.run_path({os.path.join(REPOSITORY, script)!r}, run_name='__main__')"
-    )
-
-
-SMALL_RUN = ("--n_epochs=0", "--n_threads=1", "--nomeasure_memory", "--engine=event")
-
-
-@pytest.mark.parametrize(
-    "script, arguments",
-    [
-        (
-            "solve_timit_with_framewise_lsnn.py",
-            ["--init=lmu", "--n_regular=24", "--n_channels=2", *SMALL_RUN],
-        ),
-        ("solve_timit_with_framewise_lstm.py", ["--front_end=lmu", "--n_threads=1"]),
-        ("lmu_init.py", ["--out={folder}/seed.npz"]),
-    ],
-)
-def test_who_needs_the_memory_is_told_how_to_install_nengolib(
-    script, arguments, tiny_processed, tmp_path
-):
-    arguments = [argument.format(folder=tmp_path) for argument in arguments]
-    if script != "lmu_init.py":
-        arguments.append(f"--results={tmp_path / 'results'}")
-    process = without_nengolib(script, f"--dataset={tiny_processed}", *arguments)
-    assert_user_error(
-        process,
-        "nengolib is not installed",
-        "pip install --no-deps -r requirements_pip_nodeps.txt",
-    )
-    assert os.listdir(tmp_path) == []
-
-
-def test_other_runs_do_not_need_nengolib(tiny_processed, tmp_path):
-    sizes = ["--n_regular=4", "--n_adaptive=3", "--front_end=delayed_frames", *SMALL_RUN]
-    process = without_nengolib(
-        "solve_timit_with_framewise_lsnn.py",
-        f"--dataset={tiny_processed}",
-        f"--results={tmp_path}",
-        *sizes,
-    )
-    assert process.returncode == 0, process.stderr
-    assert "selected iteration 0" in process.stdout
-
-
-def test_what_nengolib_itself_does_not_find_is_not_taken_for_it(tmp_path):
+def test_what_nengolib_itself_does_not_find_is_not_taken_for_it(tmp_path, monkeypatch):
     (tmp_path / "nengolib.py").write_text("import a_module_that_is_not_there\n")
-    process = run_python(
-        "from lmu import nengolib_compat; nengolib_compat.import_nengolib()", tmp_path
-    )
-    assert "No module named 'a_module_that_is_not_there'" in process.stderr
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "nengolib")
+    with pytest.raises(ModuleNotFoundError, match="'a_module_that_is_not_there'"):
+        nengolib_compat.import_nengolib()
 
 
 @pytest.mark.parametrize(

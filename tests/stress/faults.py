@@ -14,16 +14,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from helpers import REPOSITORY
+from helpers import LIMIT_S, REPOSITORY
 from toolbox import durable_files
 
-COSTS = ("seconds_per_iteration", "peak_memory_gb")
+COSTS = ("seconds_per_iteration", "peak_memory_gb", "started", "hours")
 # Long enough to be killed in, short enough for a hundred times; each kind of checkpoint occurs.
 SMALL = {
     "lsnn": ["--n_regular=6", "--n_adaptive=4", "--eprop=adaptive"],
     "lstm": ["--n_lstm=8", "--eprop=random"],
 }
-TIMEOUT_S = 300
 
 
 def training_command(model, dataset, *arguments):
@@ -128,7 +127,7 @@ def interrupted_run(where, command, moments):
         InterruptedRun
     """
     arguments, folder, n_kills = [*command[1:], "--results=killed"], None, 0
-    for moment in [*moments, TIMEOUT_S]:
+    for moment in [*moments, LIMIT_S]:
         with start(where, [command[0], *arguments]) as process:
             try:
                 out = ""
@@ -150,7 +149,7 @@ def interrupted_run(where, command, moments):
             return InterruptedRun(folder, n_kills)
         n_kills += 1
         arguments = [f"--resume={folder}"]
-    raise AssertionError(f"not done in {TIMEOUT_S} s: {out}")
+    raise AssertionError(f"not done in {LIMIT_S} s: {out}")
 
 
 # --------------------------------------------------------------------------- processing
@@ -183,7 +182,7 @@ def killed_processing(where, corpus, n_kills, random_generator):
         with start(where, [*command, kind]) as running:
             try:
                 if kill_after_s is None:
-                    out = running.communicate(timeout=TIMEOUT_S)[0]
+                    out = running.communicate(timeout=LIMIT_S)[0]
                     assert running.returncode == 0, out
                     return False
                 while not os.path.exists(lock) and running.poll() is None:
@@ -191,7 +190,7 @@ def killed_processing(where, corpus, n_kills, random_generator):
                 time.sleep(kill_after_s)
             finally:
                 running.kill()
-            running.communicate(timeout=TIMEOUT_S)  # the workers end too, else this waits for them
+            running.communicate(timeout=LIMIT_S)  # the workers end too, else this waits for them
         return running.returncode == -signal.SIGKILL
 
     whole = []
@@ -328,6 +327,15 @@ def children_of(process):
     return [pid for pid, parent in pairs if parent == process.pid]
 
 
+def wait_until(condition, process):
+    """Wait until a condition holds, while a process runs."""
+    end_s = time.monotonic() + TIMEOUT_S
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end_s
+        time.sleep(0.02)
+
+
 def kill(process, children):
     """SIGKILL a process and those it has started."""
     process.kill()
@@ -359,7 +367,7 @@ def killed_plan(where, dataset, moments):
                 assert process.poll() is None, process.communicate()
                 kill(process, children_of(process))
                 continue
-            out, _ = process.communicate(timeout=20 * TIMEOUT_S)
+            out, _ = process.communicate(timeout=5 * LIMIT_S)
             assert process.returncode == 0, out
             assert "12 of 12 runs finished" in out
     whole = run_folders(os.path.join(where, "whole"))

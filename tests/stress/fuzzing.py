@@ -6,6 +6,7 @@ and returns how many it tried. The everyday tests try few, always the same; `mak
 
 import collections
 import contextlib
+import dataclasses
 import io
 import json
 import os
@@ -15,11 +16,15 @@ import signal
 import struct
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
+import mutations
 import numpy as np
+from corpora import riff, sphere
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from helpers import write_corpus
 from toolbox import command_line
 from toolbox.command_line import UserError
 
@@ -27,16 +32,19 @@ command_line.import_tensorflow()
 
 import solve_timit_with_framewise_lsnn as lsnn  # noqa: E402
 import solve_timit_with_framewise_lstm as lstm  # noqa: E402
-import synthetic_timit  # noqa: E402
 import timit_processing  # noqa: E402
 import verify_eprop  # noqa: E402
+from speech import checks, labels  # noqa: E402
 from speech import dataset as dataset_module  # noqa: E402
+from speech.audio import read_audio  # noqa: E402
+from speech.corpus import Utterance, find_corpus  # noqa: E402
 from speech.facts import PHONES_61  # noqa: E402
+from speech.features import read_htk  # noqa: E402
+from speech.plain_pickle import load_plain_pickle  # noqa: E402
+from speech.recordings import read_utterance  # noqa: E402
 from toolbox import arrays
-from training import (
-    checkpoints,  # noqa: E402
-    loop,  # noqa: E402
-)
+from training import checkpoints, run_folder  # noqa: E402
+from training.checkpoints import load_weights  # noqa: E402
 
 HANG_S = 20  # a case that takes longer hangs
 NUMBERS = [0, 1, 2, 127, 128, 255, 256, 32767, 65535, 2**31 - 1, 2**31, 2**32 - 1, 2**63, 10**25]
@@ -66,7 +74,11 @@ def only_user_errors():
     before = signal.signal(signal.SIGALRM, too_long)
     signal.setitimer(signal.ITIMER_REAL, HANG_S)
     try:
-        with contextlib.redirect_stdout(io.StringIO()), np.errstate(all="raise"):
+        with (
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+            np.errstate(all="raise"),
+        ):
             yield
     except UserError as error:
         assert str(error).strip() and len(str(error)) < 5000
@@ -151,32 +163,12 @@ def phn(folder, n_cases, derandomize):
     contents = damaged([PHN, b"0 16000 h#"], phones) | rows | st.binary(max_size=200)
 
     def read(content):
-        spans = timit_processing.read_phones(write(path, content), 16000)
+        spans = labels.read_phones(write(path, content), 16000)[0]
         assert spans and all(phone in PHONES_61 for _, _, phone in spans)
-        labels = timit_processing.frame_labels(spans, timit_processing.PHONE_INDEX, 99, 160)
-        assert labels.shape == (99,)
+        found = labels.frame_labels(spans, labels.PHONE_INDEX, 99, 160)
+        assert found.shape == (99,)
 
     return trial(contents, read, n_cases, derandomize)
-
-
-def sphere(samples):
-    header = (
-        f"NIST_1A\n   1024\nsample_count -i {len(samples)}\nsample_n_bytes -i 2\n"
-        "channel_count -i 1\nsample_byte_format -s2 01\nsample_rate -i 16000\n"
-        "sample_coding -s3 pcm\nsample_sig_bits -i 16\nend_head\n"
-    )
-    return header.encode().ljust(1024) + samples.astype("<i2").tobytes()
-
-
-def riff(samples):
-    data = samples.astype("<i2").tobytes()
-    form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, 16000, 32000, 2, 16)
-    return (
-        struct.pack("<4sI4s", b"RIFF", 36 + len(data), b"WAVE")
-        + form
-        + struct.pack("<4sI", b"data", len(data))
-        + data
-    )
 
 
 def audio(folder, n_cases, derandomize):
@@ -187,12 +179,87 @@ def audio(folder, n_cases, derandomize):
     tokens += [b"sample_n_bytes -i 4\n", b"sample_coding -s4 ulaw\n", b"NIST_1A\n", b"\xff" * 8]
 
     def read(content):
-        found = timit_processing.read_audio(write(path, content))
+        found, _ = read_audio(write(path, content))
         assert found.dtype == np.int16 and found.ndim == 1 and len(found) >= 400
 
     heads = damaged([sphere(samples), riff(samples)], tokens)
     early = heads.flatmap(lambda c: damaged([c[:1100]], tokens))  # more of the damage in headers
     return trial(heads | early, read, n_cases, derandomize)
+
+
+def utterances(folder, n_cases, derandomize):
+    """Kinds of damage of which it is known whether they must be read, noted or refused."""
+    originals = mutations.originals()
+    stem = os.path.join(folder, "x")
+
+    @st.composite
+    def cases(draw):
+        while True:
+            name = draw(st.sampled_from(sorted(mutations.MUTATIONS)))
+            verdict, mutate = mutations.MUTATIONS[name]
+            files = dataclasses.replace(draw(st.sampled_from(originals)))
+            files.others = dict(files.others)
+            if mutate(draw, files) is not False:
+                return name, verdict, files
+
+    def read(case):
+        name, verdict, files = case
+        contents = {files.suffix: files.sound, ".phn": files.phn, **files.others}
+        contents = {suffix: content for suffix, content in contents.items() if content is not None}
+        for suffix, content in contents.items():
+            write(stem + suffix, content)
+        try:
+            audio_path = stem + files.suffix if files.suffix in contents else ""
+            utterance = Utterance(stem, audio_path, "train", "train", "dr1", "f0", "x")
+            content, problems, notes = read_utterance(utterance, with_htk=False)
+        finally:
+            for suffix in contents:
+                os.remove(stem + suffix)
+        if verdict is None:
+            assert not problems, (name, problems)
+        else:
+            found = mutations.REFUSED if problems else mutations.NOTED if notes else mutations.READ
+            assert found == verdict, (name, problems, notes)
+        if verdict in (None, mutations.READ):
+            assert content.phone_spans == files.rows, name
+        if not problems and name != "silence":
+            np.testing.assert_array_equal(content.audio, files.samples)
+
+    return trial(cases(), read, n_cases, derandomize)
+
+
+def folders(folder, n_cases, derandomize):
+    """The same for files that are missing, strange or in another place."""
+    good, path = os.path.join(folder, "good"), os.path.join(folder, "timit")
+    write_corpus(good, n_train=2)
+
+    def found(path):
+        corpus = find_corpus(path)
+        _, bad, _ = checks.check_utterances(map, corpus.utterances, False)
+        return [u.stem[len(path) :] for u in corpus.utterances], bad
+
+    expected = found(good)[0]
+
+    @st.composite
+    def cases(draw):
+        shutil.rmtree(path, ignore_errors=True)
+        shutil.copytree(good, path)
+        name = draw(st.sampled_from(sorted(mutations.FOLDERS)))
+        verdict, mutate = mutations.FOLDERS[name]
+        mutate(draw, path)
+        return name, verdict
+
+    def read(case):
+        name, verdict = case
+        try:
+            stems, bad = found(path)
+            verdict_found = mutations.REFUSED if bad else mutations.READ
+        except UserError:
+            verdict_found = mutations.REFUSED
+        assert verdict_found == verdict, name
+        assert verdict == mutations.REFUSED or stems == expected, name
+
+    return trial(cases(), read, n_cases, derandomize)
 
 
 def htk(folder, n_cases, derandomize):
@@ -209,7 +276,7 @@ def htk(folder, n_cases, derandomize):
     )
 
     def read(content):
-        found = timit_processing.read_htk(write(path, content), 10)
+        found = read_htk(write(path, content), 10)
         assert found.dtype == np.float32 and len(found) == 10 and np.isfinite(found).all()
 
     return trial(damaged(good) | headers, read, n_cases, derandomize)
@@ -219,7 +286,7 @@ def corpus(folder, n_cases, derandomize):
     """A whole corpus with a damaged file: the output is complete, or what was there before."""
     source, output = os.path.join(folder, "timit"), os.path.join(folder, "out")
     with contextlib.redirect_stdout(io.StringIO()):
-        synthetic_timit.write_corpus(source, n_train=1, n_develop=1, n_test=1, n_processes=1)
+        write_corpus(source)
     paths = [os.path.join(d, f) for d, _, files in os.walk(source) for f in files]
     paths = sorted(p for p in paths if p.endswith((".wav", ".phn", ".wrd", ".txt")))
     good = {path: Path(path).read_bytes() for path in paths}
@@ -243,8 +310,8 @@ def corpus(folder, n_cases, derandomize):
             raise
         finally:
             write(path, good[path])
-            names = {"timit", "out"} if os.path.exists(output) else {"timit"}
-            assert set(os.listdir(folder)) == names  # nothing half-written, nothing escaped
+            names = {"timit", "out", "out.problems.txt"}
+            assert names >= set(os.listdir(folder))  # nothing half-written, nothing escaped
         dataset_module.TimitDataset(output)
 
     return trial(cases, run, n_cases, derandomize)
@@ -351,7 +418,7 @@ def pickles(folder, n_cases, derandomize):
     ]
 
     def read(content):
-        dataset_module.load_plain_pickle(write(path, content))
+        load_plain_pickle(write(path, content))
 
     def check(content):
         try:
@@ -368,7 +435,7 @@ def dataset_folder(folder, n_cases, derandomize):
     good = os.path.join(folder, "good")
     corpus_path = os.path.join(folder, "timit")
     with contextlib.redirect_stdout(io.StringIO()):
-        synthetic_timit.write_corpus(corpus_path, n_train=1, n_develop=1, n_test=1, n_processes=1)
+        write_corpus(corpus_path)
         flag_values, _ = command_line.parse_flags(
             timit_processing.define_flags,
             ["x", f"--data_path={corpus_path}", f"--output_path={good}", "--n_processes=1"],
@@ -411,10 +478,7 @@ def dataset_folder(folder, n_cases, derandomize):
         "reduced_phn_index_mapping.json",
         "processing.json",
     ]
-    entries = {
-        name: dataset_module.load_plain_pickle(os.path.join(good, "train", name))
-        for name in names[:3]
-    }
+    entries = {name: load_plain_pickle(os.path.join(good, "train", name)) for name in names[:3]}
 
     def read(case):
         name, value, in_list, split = case
@@ -428,10 +492,9 @@ def dataset_folder(folder, n_cases, derandomize):
         write(path, content)
         try:
             flag_values, _ = command_line.parse_flags(lstm.define_flags, ["x", f"--dataset={good}"])
-            dataset = loop.load_dataset(flag_values)
-            for _, batch in loop.training_batches(dataset, flag_values, 1):
-                assert np.isfinite(batch.features).all()
-                break
+            task = lstm.make_task(flag_values)
+            batch = next(task.training_batches(flag_values.batch, np.random.default_rng(1)))
+            assert np.isfinite(batch.features).all()
         finally:
             write(path, before)
 
@@ -447,16 +510,16 @@ def dataset_folder(folder, n_cases, derandomize):
 # --------------------------------------------------------------------------- weights, checkpoints
 
 
-def _npz(arrays):
+def _npz(named):
     content = io.BytesIO()
-    np.savez(content, **arrays)
+    np.savez(content, **named)
     return content.getvalue()
 
 
 @st.composite
-def archives(draw, arrays):
+def archives(draw, named):
     """An `.npz` of the given arrays with a few changed in name, shape, type, value or header."""
-    changed = dict(arrays)
+    changed = dict(named)
     for _ in range(draw(st.integers(1, 3))):
         name = draw(st.sampled_from(sorted(changed)))
         kind = draw(st.sampled_from(["drop", "rename", "type", "shape", "value", "object"]))
@@ -497,8 +560,7 @@ def _network():
     flag_values, _ = command_line.parse_flags(
         lstm.define_flags, ["x", "--n_lstm=3", "--eprop=adaptive"]
     )
-    dataset = type("Sizes", (), {"n_features": 2, "n_phns": 4})
-    return lstm.make_network(flag_values, dataset, 1)
+    return lstm.make_network(flag_values, SimpleNamespace(n_features=2, n_classes=4), 1)
 
 
 def weights(folder, n_cases, derandomize):
@@ -507,7 +569,7 @@ def weights(folder, n_cases, derandomize):
 
     def read(content):
         try:
-            loop.load_weights(write(path, content), network)
+            load_weights(write(path, content), network)
             assert all(np.isfinite(v.numpy()).all() for v in network.weights().values())
         except UserError:
             for name, variable in network.weights().items():
@@ -522,8 +584,8 @@ def weights(folder, n_cases, derandomize):
 def run_checkpoints(folder, n_cases, derandomize):
     good = {"w_in": np.ones((2, 3), np.float32), "b": np.zeros(2, np.float32)}
     state = {"0_iteration": np.array(3, np.int64), "1_m": np.zeros(2, np.float32)}
-    record = {name: 0.5 for name in checkpoints._NUMBERS} | {"iteration": 0, "epoch": 0}
-    record["train_loss"] = None
+    record = {"iteration": 0, "epoch": 0, "metric": "frame_error", "develop_frame_error": 0.5}
+    record |= {"develop_loss": 0.5, "train_loss": None}
     progress = checkpoints.Progress(
         3, 0, [record, {**record, "iteration": 2}], [0.1] * 3, [2.0], good, {"layer 0": "silent"}
     )
@@ -531,8 +593,8 @@ def run_checkpoints(folder, n_cases, derandomize):
     path = os.path.join(folder, checkpoints.LAST)
     with open(path, "rb") as file:
         content = file.read()
-    arrays = arrays.read_arrays(path, 10**9)
-    text = arrays["progress"].tobytes()
+    saved = arrays.read_arrays(path, 10**9)
+    text = saved["progress"].tobytes()
     wrong = st.sampled_from([None, -1, 10**400, 1.5, [], {}, "x", [[]], [{}], [1], True, {"a": 1}])
     records = st.dictionaries(st.sampled_from(sorted(record)), wrong).map(
         lambda change: {**json.loads(text), "evaluations": [{**record, **change}]}
@@ -556,8 +618,8 @@ def run_checkpoints(folder, n_cases, derandomize):
 
     cases = (
         damaged([content])
-        | archives(arrays)
-        | states.map(lambda s: _npz({**arrays, "progress": np.frombuffer(s, np.uint8)}))
+        | archives(saved)
+        | states.map(lambda s: _npz({**saved, "progress": np.frombuffer(s, np.uint8)}))
     )
     return trial(cases, read, n_cases, derandomize)
 
@@ -567,7 +629,7 @@ def run_checkpoints(folder, n_cases, derandomize):
 
 def flags(folder, n_cases, derandomize):
     del folder
-    scripts = [lsnn, lstm, timit_processing, synthetic_timit, verify_eprop]
+    scripts = [lsnn, lstm, timit_processing, verify_eprop]
     known = {
         script: sorted(command_line.parse_flags(script.define_flags, ["x"])[0])
         for script in scripts
@@ -587,7 +649,8 @@ def flags(folder, n_cases, derandomize):
         script, command = case
         flag_values, _ = command_line.parse_flags(script.define_flags, ["x", *command])
         if hasattr(script, "check_flags"):
-            flag_values = loop.resumed_flags(flag_values, script.define_flags, script.SCRIPT)
+            name = script.EXPERIMENT.script
+            flag_values, _ = run_folder.resumed_flags(flag_values, script.define_flags, name)
             script.check_flags(flag_values)
 
     return trial(st.sampled_from(scripts).flatmap(arguments), parse, n_cases, derandomize)
@@ -595,9 +658,11 @@ def flags(folder, n_cases, derandomize):
 
 def run_records(folder, n_cases, derandomize):
     flag_values, _ = command_line.parse_flags(lsnn.define_flags, ["x"])
-    with contextlib.redirect_stdout(io.StringIO()):
-        run_folder = loop.make_run_folder(flag_values, lsnn.SCRIPT, 1)
-    path = os.path.join(run_folder, "flags.json")
+    name, results = lsnn.EXPERIMENT.script, os.path.join(folder, "results")
+    written = run_folder.record_of(name, flag_values, 1, None)
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.ExitStack() as held:
+        resumed = run_folder.make(results, name, [], written, held)
+    path = os.path.join(resumed, "flags.json")
     with open(path, "rb") as file:
         good = file.read()
     record = json.loads(good)
@@ -607,22 +672,21 @@ def run_records(folder, n_cases, derandomize):
         st.dictionaries(st.sampled_from([*record["flags"], "more", "help", "flagfile"]), wrong),
         st.dictionaries(st.sampled_from(sorted(record)), wrong, max_size=1),
     ).map(lambda c: json.dumps({**record, "flags": {**record["flags"], **c[0]}, **c[1]}).encode())
-    flag_values, _ = command_line.parse_flags(lsnn.define_flags, ["x", f"--resume={run_folder}"])
-    now = loop.surroundings()
+    flag_values, _ = command_line.parse_flags(lsnn.define_flags, ["x", f"--resume={resumed}"])
+    now = run_folder.surroundings()
 
     def read(content):
         write(path, content)
-        found = loop.resumed_flags(flag_values, lsnn.define_flags, lsnn.SCRIPT)
+        found, _ = run_folder.resumed_flags(flag_values, lsnn.define_flags, name)
         lsnn.check_flags(found)
-        loop.warn_of_differences(run_folder, loop.read_record(run_folder), now, now)
+        run_folder.warn_of_differences(resumed, run_folder.read_record(resumed), now, now)
 
-    try:
-        return trial(damaged([good]) | changed, read, n_cases, derandomize)
-    finally:
-        shutil.rmtree(os.path.dirname(os.path.dirname(run_folder)))
+    return trial(damaged([good]) | changed, read, n_cases, derandomize)
 
 
 TARGETS = {
+    "utterances": utterances,
+    "folders": folders,
     "phn": phn,
     "audio": audio,
     "htk": htk,

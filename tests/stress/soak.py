@@ -27,11 +27,17 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 HERE = os.path.dirname(os.path.abspath(__file__))
 TESTS = os.path.dirname(HERE)
 REPOSITORY = os.path.dirname(TESTS)
-sys.path[:0] = [HERE, TESTS, REPOSITORY, os.path.join(REPOSITORY, "benchmarks")]
+sys.path[:0] = [
+    HERE,
+    TESTS,
+    os.path.join(TESTS, "speech"),
+    REPOSITORY,
+    os.path.join(REPOSITORY, "benchmarks"),
+]
 
 import faults  # noqa: E402
+from helpers import write_corpus  # noqa: E402
 from measuring import machine, machine_line  # noqa: E402
-
 from toolbox import command_line  # noqa: E402
 from toolbox.durable_files import write_json  # noqa: E402
 
@@ -40,6 +46,8 @@ N_PROCESSING_KILLS = 30
 N_CHECKPOINT_KILLS = 60
 PLAN_KILLS_S = ((5, 10), (20, 30))  # least and largest seconds after the start, for each kill
 N_CASES = {
+    "utterances": 20000,
+    "folders": 60,
     "phn": 4000,
     "audio": 3000,
     "htk": 3000,
@@ -102,21 +110,17 @@ def main(flag_values):
 
 
 def make_corpus(folder):
-    """A tiny synthetic corpus and its data set, two folders."""
-    corpus, dataset = os.path.join(folder, "timit"), os.path.join(folder, "processed")
-    for command in (
-        ["synthetic_timit.py", f"--output_path={corpus}", "--n_train=6", "--n_develop=2"]
-        + ["--n_test=3", "--n_processes=1"],
-        ["timit_processing.py", f"--data_path={corpus}", f"--output_path={dataset}"],
-    ):
-        run_to_end(folder, command)
+    """A few utterances of open speech and their data set, two folders."""
+    corpus, dataset = os.path.join(folder, "corpus"), os.path.join(folder, "processed")
+    write_corpus(corpus, n_train=6, n_develop=2, n_test=3)
+    run_to_end(folder, ["timit_processing.py", f"--data_path={corpus}", f"--output_path={dataset}"])
     return corpus, dataset
 
 
 def run_to_end(where, command, **options):
     """What a script prints; raises AssertionError if it fails."""
     with faults.start(where, command, **options) as process:
-        out = process.communicate(timeout=faults.TIMEOUT_S)[0]
+        out = process.communicate(timeout=faults.LIMIT_S)[0]
     assert process.returncode == 0, out
     return out
 
@@ -238,9 +242,9 @@ def fuzz(folder, corpus, dataset, random_generator):
     """Each kind of input in a process of its own, two at a time."""
     del corpus, dataset, random_generator
     code = (
-        "import os, sys, tempfile; sys.path[:0] = sys.argv[1:4]; import fuzzing\n"
-        "folder = tempfile.mkdtemp(dir=sys.argv[6]); os.chdir(folder)\n"
-        "print(fuzzing.TARGETS[sys.argv[4]](folder, int(sys.argv[5]), False))"
+        "import os, sys, tempfile; sys.path[:0] = sys.argv[1:5]; import fuzzing\n"
+        "folder = tempfile.mkdtemp(dir=sys.argv[7]); os.chdir(folder)\n"
+        "print(fuzzing.TARGETS[sys.argv[5]](folder, int(sys.argv[6]), False))"
     )
 
     def run(name):
@@ -250,6 +254,7 @@ def fuzz(folder, corpus, dataset, random_generator):
             code,
             HERE,
             TESTS,
+            os.path.join(TESTS, "speech"),
             REPOSITORY,
             name,
             str(N_CASES[name]),

@@ -10,9 +10,9 @@ import sys
 
 import numpy as np
 import pytest
-from faults import killed_at_every_call, killed_checkpoints, killed_processing, tree
 
-from helpers import REPOSITORY
+from faults import killed_at_every_call, killed_checkpoints, killed_processing, tree
+from helpers import REPOSITORY, write_corpus
 from toolbox import durable_files
 from training import checkpoints
 
@@ -74,31 +74,29 @@ def test_a_kill_at_any_call_leaves_the_old_folder_or_the_new_one(exchanges, tmp_
 
 
 def test_killed_writers_of_checkpoints(tmp_path):
-    assert killed_checkpoints(tmp_path, 4, np.random.default_rng(1)) == 4
+    assert killed_checkpoints(tmp_path, 2, np.random.default_rng(1)) == 2
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    from synthetic_timit import write_corpus
-
     path = tmp_path_factory.mktemp("corpus") / "timit"
-    write_corpus(path, n_train=2, n_develop=1, n_test=1, n_processes=1)
+    write_corpus(path, n_train=2, n_develop=1, n_test=1)
     return str(path)
 
 
 def test_killed_processing(corpus, tmp_path):
-    killed_processing(str(tmp_path), corpus, 3, np.random.default_rng(1))
+    killed_processing(str(tmp_path), corpus, 1, np.random.default_rng(1))
 
 
 def test_workers_end_with_a_killed_parent(tmp_path):
     """Else each kill would leave processes that wait for work for ever."""
     code = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "import concurrent.futures, multiprocessing, os, time, timit_processing\n"
+        "import concurrent.futures, multiprocessing, os, time, speech.recordings\n"
         "if __name__ == '__main__':\n"
         "    context = multiprocessing.get_context('spawn')\n"
         "    pool = concurrent.futures.ProcessPoolExecutor(\n"
-        "        1, context, timit_processing._end_with_parent)\n"
+        "        1, context, speech.recordings._end_with_parent)\n"
         "    print(pool.submit(os.getpid).result(), flush=True)\n"
         "    time.sleep(60)"
     )

@@ -1,9 +1,10 @@
 """Broken and hostile input, a small and always equal part of what `make soak` tries."""
 
 import pytest
+
 from fuzzing import TARGETS
 
-N_CASES = {"corpus": 15, "dataset_folder": 60, "weights": 60}
+N_CASES = {"utterances": 400, "folders": 40, "corpus": 15, "dataset_folder": 60, "weights": 60}
 
 
 @pytest.mark.parametrize("name", TARGETS)

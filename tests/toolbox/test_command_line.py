@@ -26,6 +26,8 @@ def define_flags(flag_values):
     flags.DEFINE_enum("rule", None, ["one", "two"], "which rule", flag_values=flag_values)
     flags.DEFINE_float("rate", 0.01, "how fast", 0, flag_values=flag_values)
     flags.DEFINE_string("name", "", "what it is called", flag_values=flag_values)
+    command_line.define_path("out", "out.npz", "file to write", flag_values)
+    command_line.define_path("read", [], "files to read", flag_values, many=True)
 
 
 def parse(*arguments, n_positional=0):
@@ -85,6 +87,39 @@ def test_positional_arguments():
     assert parse("a", "b", "c", n_positional=-1)[1] == ["a", "b", "c"]
     with pytest.raises(UserError, match="'c'"):
         parse("a", "b", "c", n_positional=2)
+
+
+def test_paths_are_expanded_however_they_are_quoted(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/of/anna")
+    flag_values, positional = parse(
+        "--out=~/x.npz", "--read=~/1", "--read=2", "~/a b", "~", n_positional=2
+    )
+    assert flag_values.out == "/home/of/anna/x.npz"
+    assert flag_values.read == ["/home/of/anna/1", "2"]
+    assert positional == ["/home/of/anna/a b", "/home/of/anna"]
+    assert parse("--out", "x/~")[0].out == "x/~" and parse("--out=")[0].out == ""
+    with pytest.raises(UserError, match="--out=~nobody-of-this-name.*no such home folder"):
+        parse("--out=~nobody-of-this-name/x")
+
+
+@pytest.mark.parametrize(
+    "path, words",
+    [
+        ("w.txt", "expected the name of a .npz file"),
+        ("folder.npz", "expected the name of a .npz file"),
+        ("missing/w.npz", "no folder missing: make it first"),
+    ],
+)
+def test_where_to_write_is_checked_before_the_work(path, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    os.mkdir("folder.npz")
+    command_line.check_output_file(parse("--out=w.npz")[0], "out", ".npz")
+    command_line.check_output_file(parse("--out=")[0], "out", ".npz")
+    with pytest.raises(UserError, match=f"--out={path}: .*{words}"):
+        command_line.check_output_file(parse(f"--out={path}")[0], "out", ".npz")
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(UserError, match="cannot write to the folder"):
+        command_line.check_output_file(parse("--out=w.npz")[0], "out", ".npz")
 
 
 def run_and_exit(main, *arguments, **options):
@@ -193,6 +228,32 @@ def test_messages_cannot_steer_a_terminal(capsys):
     assert capsys.readouterr().err == expected
 
 
+@pytest.mark.parametrize("arguments", [[], ["--help"]])
+def test_a_closed_pipe_ends_a_script_quietly(arguments, monkeypatch, capsys):
+    """As `head` closes it; a handler of OSErrors between is not asked."""
+
+    def main(flag_values):
+        try:
+            print("a line")
+        except OSError:
+            raise UserError("the disk is full") from None
+
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "w") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        assert run_and_exit(main, *arguments) == 128 + signal.SIGPIPE
+        assert sys.stdout is stream
+        print("what comes later goes nowhere", flush=True)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_script_without_an_output(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdout", None)
+    assert not run_and_exit(lambda flag_values: print("unheard"))
+    assert capsys.readouterr().err == ""
+
+
 def test_other_errors_keep_their_traceback():
     def main(flag_values):
         raise ZeroDivisionError
@@ -212,6 +273,7 @@ def test_help_shows_the_description_and_all_flags(argument, capsys):
     for name, default in (("n", "3"), ("rate", "0.01"), ("adam", "true"), ("name", "")):
         assert f"{name}: " in out and f"(default: '{default}')" in out
     assert "<one|two>" in out
+    assert not any(word in out for word in ("flagfile", "undefok", "\ntoolbox.command_line:"))
 
 
 class Terminal(io.StringIO):
@@ -268,6 +330,6 @@ def test_greetings_are_shown_when_the_import_fails(tmp_path):
 
 def test_a_script_reports_mistakes_by_its_own_name(run_script):
     """The real command line of a script that needs no TensorFlow."""
-    process = run_script("synthetic_timit.py", "--seed=none")
-    assert_user_error(process, "synthetic_timit.py: error:", "--seed=none")
+    process = run_script("timit_processing.py", "--n_processes=none")
+    assert_user_error(process, "timit_processing.py: error:", "--n_processes=none")
     assert process.stdout == ""

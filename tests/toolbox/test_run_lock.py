@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from helpers import REPOSITORY, assert_user_error
+from helpers import REPOSITORY, assert_user_error, write_corpus
 from toolbox import run_lock
 from toolbox.command_line import UserError
 
@@ -127,6 +127,28 @@ def test_a_folder_without_locks_says_so(tmp_path, monkeypatch, capsys):
     assert "no locks on this file system" in capsys.readouterr().out
 
 
+def test_a_lock_outlives_the_process_that_took_it_in_those_it_started(tmp_path):
+    path = str(tmp_path / "lock")
+    with run_lock.take(path) as lock:
+        assert run_lock.take(path) is None
+        child = subprocess.Popen(
+            [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=[lock.fileno()]
+        )
+    assert run_lock.take(path) is None
+    child.communicate(b"\n")
+    with run_lock.take(path) as lock:
+        assert lock is not None
+
+
+def test_a_lock_that_has_to_be_one_is_refused_where_there_are_none(tmp_path, monkeypatch):
+    def no_locks(*_):
+        raise OSError(run_lock.errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(run_lock.fcntl, "flock", no_locks)
+    with pytest.raises(UserError, match="cannot be locked .No locks available.: choose a folder"):
+        run_lock.take(str(tmp_path / "lock"))
+
+
 def test_a_link_in_the_place_of_the_lock_is_not_followed(tmp_path):
     (tmp_path / "precious").write_text("{}")
     os.symlink(tmp_path / "precious", tmp_path / "lock")
@@ -138,9 +160,7 @@ def test_a_link_in_the_place_of_the_lock_is_not_followed(tmp_path):
 
 def test_two_processes_processing_into_one_folder(tmp_path, run_script):
     """The second says so and stops; what the first one left behind is no harm afterwards."""
-    from synthetic_timit import write_corpus
-
-    write_corpus(tmp_path / "timit", n_train=1, n_develop=1, n_test=1, n_processes=1)
+    write_corpus(tmp_path / "timit", n_train=1, n_develop=1, n_test=1)
     with run_lock.exclusive(str(tmp_path / ".timit_processed.lock"), "x"):
         process = run_script("timit_processing.py", "--n_processes=1")
         assert_user_error(process, "timit_processed", f"process {os.getpid()} of")

@@ -1,43 +1,23 @@
 """What goes wrong in training is noticed and named."""
 
-import os
 import re
 
 import numpy as np
 import pytest
+import tiny_runs
+from tiny_runs import BOTH, build, evaluate, lsnn, lstm, train_step
 
-from toolbox import command_line
 from toolbox.command_line import UserError
-
-command_line.import_tensorflow()
-
-import solve_timit_with_framewise_lsnn as lsnn  # noqa: E402
-import solve_timit_with_framewise_lstm as lstm  # noqa: E402
-from toolbox import arrays
-from training import (
-    checkpoints,  # noqa: E402
-    health,  # noqa: E402
-    loop,  # noqa: E402
-)
-
-SIZE = {lsnn: ["--n_regular=6", "--n_adaptive=4", "--n_repeat=1"], lstm: ["--n_lstm=8"]}
-BOTH = pytest.mark.parametrize("script", [lsnn, lstm], ids=["lsnn", "lstm"])
+from training import checkpoints, health, steps
 
 
-def build(script, dataset, *arguments):
-    flag_values, _ = command_line.parse_flags(
-        script.define_flags, ["script.py", *SIZE[script], "--batch=2", "--n_epochs=2", *arguments]
-    )
-    return flag_values, script.make_network(flag_values, dataset, 1)
+def train(script, dataset, folder, *arguments, spoil=lambda dataset: None):
+    built = build(script, dataset, *arguments)
+    spoil(dataset)
+    return tiny_runs.train(built, folder)
 
 
-def train(script, dataset, folder, *arguments, spoil=lambda network, dataset: None):
-    flag_values, network = build(script, dataset, *arguments)
-    spoil(network, dataset)
-    return loop.train(network, dataset, flag_values, 1, str(folder), network.trainable_variables)
-
-
-def spoil_an_utterance(network, dataset):
+def spoil_an_utterance(dataset):
     """Features that let the activity overflow when the third utterance is trained on."""
     dataset.train.features[2] = np.full_like(dataset.train.features[2], np.nan)
 
@@ -57,7 +37,7 @@ def test_a_bad_utterance_is_named_with_step_and_variable(
     message = str(error.value)
     bad = dataset.train.names[2]
     (iteration,) = re.findall(r"iteration (\d+) \(epoch 0\)", message)
-    batches = list(loop.training_batches(dataset, build(lstm, dataset)[0], 1))
+    batches = list(tiny_runs.run_of(build(lstm, dataset)).batches())
     names = batches[int(iteration)][1].names
     assert bad in names and len(names) == 2
     assert f"in the batch of {', '.join(names)}: " in message
@@ -70,10 +50,8 @@ def test_a_bad_utterance_is_named_with_step_and_variable(
 
 @BOTH
 def test_a_failed_step_changes_nothing(script, short_dataset):
-    flag_values, network = build(script, short_dataset(), "--eprop=adaptive")
-    optimizer = loop.make_optimizer(flag_values, network)
-    variables = network.trainable_variables
-    step = loop.make_train_step(network, optimizer, variables, flag_values, 1)
+    built = build(script, short_dataset(), "--eprop=adaptive")
+    network, (step, optimizer) = built.network, train_step(built)
     features, phns, seq_len = short_dataset().train.batch([0, 1])
     step(features, phns, seq_len, 0.01, 0)
     before = [v.numpy() for v in (*network.variables, *optimizer.variables)]
@@ -86,17 +64,16 @@ def test_a_failed_step_changes_nothing(script, short_dataset):
 
 
 def test_a_gradient_is_named_where_the_loss_is_finite(short_dataset, eager, monkeypatch):
-    flag_values, network = build(lstm, short_dataset())
-    compute = loop.compute_gradients
+    built = build(lstm, short_dataset())
+    network, variables = built.network, built.network.trainable_variables
+    compute = steps.compute_gradients
 
     def spoilt(*arguments, **keywords):
         output, losses, gradients = compute(*arguments, **keywords)
         return output, losses, [g * np.inf if i >= 1 else g for i, g in enumerate(gradients)]
 
-    monkeypatch.setattr(loop, "compute_gradients", spoilt)
-    optimizer = loop.make_optimizer(flag_values, network)
-    variables = network.trainable_variables
-    step = loop.make_train_step(network, optimizer, variables, flag_values, 1)
+    monkeypatch.setattr(steps, "compute_gradients", spoilt)
+    step, _ = train_step(built)
     batch = short_dataset().train.batch([0])
     names = {v.ref(): name for name, v in network.weights().items()}
     with pytest.raises(UserError) as error:
@@ -108,10 +85,8 @@ def test_a_gradient_is_named_where_the_loss_is_finite(short_dataset, eager, monk
 
 
 def test_bad_weights_are_named(short_dataset, eager):
-    flag_values, network = build(lstm, short_dataset())
-    optimizer = loop.make_optimizer(flag_values, network)
-    variables = network.trainable_variables
-    step = loop.make_train_step(network, optimizer, variables, flag_values, 1)
+    built = build(lstm, short_dataset())
+    network, (step, _) = built.network, train_step(built)
     network.readout.w_out.assign(np.full(network.readout.w_out.shape, np.nan))
     batch = short_dataset().train.batch([0])
     with pytest.raises(UserError, match="so are weights of readout/w_out"):
@@ -127,6 +102,20 @@ def test_other_errors_of_tensorflow_are_not_swallowed(short_dataset):
             tf.matmul(tf.zeros([2, 3]), tf.zeros([2, 3]))
 
 
+def test_the_best_weights_are_advised_only_where_there_are_some(short_dataset, tmp_path, eager):
+    """A checkpoint between evaluations: the first one has not come yet."""
+    dataset = short_dataset()
+    spoil_an_utterance(dataset)
+    run = tiny_runs.run_of(build(lstm, dataset), tmp_path)
+    for has_best in (False, True):
+        if has_best:
+            (tmp_path / "best.npz").write_bytes(b"")
+        with pytest.raises(UserError) as error:
+            run.step(0, dataset.train.batch([2]))
+        assert "try a smaller --lr_init" in str(error.value)
+        assert (f"--checkpoint={tmp_path}" in str(error.value)) == has_best
+
+
 @pytest.mark.parametrize("print_every", [1, 100])
 def test_weights_that_overflow_are_neither_selected_nor_saved(
     print_every, short_dataset, tmp_path, eager
@@ -139,21 +128,12 @@ def test_weights_that_overflow_are_neither_selected_nor_saved(
             assert all(np.isfinite(file[key]).all() for key in file.files)
 
 
-def test_nothing_infinite_becomes_a_checkpoint(tmp_path):
-    progress = checkpoints.Progress()
-    checkpoints.save(tmp_path, {"w": np.ones(2)}, {}, progress)
-    for bad in (np.nan, np.inf):
-        with pytest.raises(arrays.BadArraysError, match="weights/w"):
-            checkpoints.save(tmp_path, {"w": np.array([1, bad])}, {}, progress)
-    assert os.listdir(tmp_path) == [checkpoints.LAST]
-
-
 # --------------------------------------------------------------------------- firing rates
 
 
 @pytest.fixture
 def network(short_dataset):
-    return build(lsnn, short_dataset(), "--n_layer=2")[1]
+    return build(lsnn, short_dataset(), "--n_layer=2").network
 
 
 def rates(*means):
@@ -179,12 +159,13 @@ def test_a_change_of_state_is_told_once(network):
 def test_the_ceiling_is_what_a_driven_neuron_reaches(arguments, ceiling_hz, short_dataset):
     """The rates of a network whose input is far above the threshold."""
     dataset = short_dataset()
-    _, network = build(lsnn, dataset, "--n_adaptive=0", "--n_repeat=20", *arguments)
+    built = build(lsnn, dataset, "--n_adaptive=0", "--n_repeat=20", *arguments)
+    network = built.network
     network.layers[0].w_in.assign(np.full(network.layers[0].w_in.shape, 1e4, np.float32))
     network.layers[0].w_rec.assign(np.zeros(network.layers[0].w_rec.shape, np.float32))
     split = dataset.develop
     split.features = [np.ones_like(f) for f in split.features]
-    found = loop.make_evaluation(network, dataset, 2)(split).rates_hz
+    found = evaluate(built, "develop", 2).rates_hz
     assert np.allclose(found, ceiling_hz, rtol=0.05)
     states = {}
     lines = health.rate_warnings(network, found, states)

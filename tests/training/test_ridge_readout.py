@@ -9,19 +9,19 @@ from toolbox.command_line import UserError
 command_line.import_tensorflow()
 
 import models  # noqa: E402
-from layers import (
-    neurons,  # noqa: E402
-)
+from layers import neurons  # noqa: E402
 from training import ridge_readout  # noqa: E402
 
 
 def make_network(kind, dataset, reference_quirks=False):
     random_generator = np.random.default_rng(1)
-    sizes = dataset.n_features, dataset.n_phns, "symmetric"
+    sizes = dataset.n_features, dataset.n_phns + reference_quirks  # the authors' blank
     if kind == "lstm":
-        return models.Lstm(*sizes, 8, random_generator)
+        config = models.LstmConfig(rule="symmetric", n_lstm=8)
+        return models.Lstm(config, *sizes, random_generator)
     parameters = neurons.alif_parameters(12, 4, n_repeat=2, reference_quirks=reference_quirks)
-    return models.Lsnn(*sizes, parameters, random_generator, weight_scale=0.3)
+    config = models.LsnnConfig(rule="symmetric", parameters=parameters, weight_scale=0.3)
+    return models.Lsnn(config, *sizes, random_generator)
 
 
 def cross_entropy(network, split):

@@ -1,0 +1,44 @@
+"""Where compiled functions are kept when neither the installation nor the home can be written."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+
+from helpers import REPOSITORY
+from layers import compiling
+
+
+def test_without_another_place_the_temporary_folder_serves(tmp_path):
+    """Numba looks beside the module and below the home folder; here it is told not to."""
+    code = (
+        "import numba; from layers import event_driven, fused_lstm; print(numba.config.CACHE_DIR)"
+    )
+    process = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=REPOSITORY,
+        env={
+            **os.environ,
+            "NUMBA_CACHE_LOCATOR_CLASSES": "UserProvidedCacheLocator",
+            "TMPDIR": str(tmp_path),
+        },
+        capture_output=True,
+        text=True,
+    )
+    assert (process.returncode, process.stderr) == (0, "")
+    assert process.stdout == f"{tmp_path}/numba_cache_{os.getuid()}\n"
+
+
+def test_the_cache_is_private(tmp_path, monkeypatch):
+    """What Numba finds there it executes."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    folder = compiling.private_temporary_folder()
+    assert os.stat(folder).st_mode & 0o777 == 0o700
+    assert compiling.private_temporary_folder() == folder
+    os.chmod(folder, 0o777)
+    other = compiling.private_temporary_folder()
+    assert other != folder and os.stat(other).st_mode & 0o777 == 0o700
+    shutil.rmtree(folder)
+    os.symlink(other, folder)
+    assert compiling.private_temporary_folder() not in (folder, other)
