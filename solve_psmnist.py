@@ -31,6 +31,7 @@ DEFAULTS = {
     "batch": 100,
     "test_batch": 100,
     "print_every": 60,
+    "adam_epsilon": 1e-8,
     "lr_init": 0.003,
     "lr_schedule": "linear",
     "lr_hold": 0.0,

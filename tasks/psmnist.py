@@ -9,7 +9,7 @@ The loss of a digit is the cross entropy of its answer, in nats. A pixel x_t, 0 
 is given to the network as (1) itself or as (2) a population, and (3), with a memory, as the past:
 
     raw            x_t                                                                (1)
-    population     x_t;  1;  exp(-((x_t - c) / width)^2 / 2) for 6 centres c from 0 to 1;
+    population     x_t;  1;  exp(-((x_t - c) / width)^2) for 6 centres c from 0 to 1;
                    max(x_t - x_{t-1}, 0);  max(x_{t-1} - x_t, 0)                      (2)
     memory         m_t = Ad m_{t-1} + Bd x_t, each column divided by its root mean square,
                    measured on the first 1,000 training digits                        (3)
@@ -242,7 +242,7 @@ def population_code(pixels):
     pixels = pixels.astype(np.float32)
     change = np.diff(pixels, axis=1, prepend=np.float32(0))
     columns = [pixels, np.ones_like(pixels), np.maximum(change, 0), np.maximum(-change, 0)]
-    bumps = np.exp(-(((pixels[:, :, None] - CENTRES) / WIDTH) ** 2) / 2)
+    bumps = np.exp(-(((pixels[:, :, None] - CENTRES) / WIDTH) ** 2))
     return np.concatenate([np.stack(columns, axis=2), bumps], axis=2)
 
 

@@ -60,7 +60,7 @@ def test_the_population_code_is_what_it_says():
     assert found.shape == (3, 7, 10) and found.dtype == np.float32
     for d, t in np.ndindex(3, 7):
         x, before = pixels[d, t], pixels[d, t - 1] if t else 0
-        bumps = [np.exp(-(((x - c) / 0.15) ** 2) / 2) for c in (0, 0.2, 0.4, 0.6, 0.8, 1)]
+        bumps = [np.exp(-(((x - c) / 0.15) ** 2)) for c in (0, 0.2, 0.4, 0.6, 0.8, 1)]
         expected = [x, 1, max(x - before, 0), max(before - x, 0), *bumps]
         np.testing.assert_allclose(found[d, t], expected, atol=1e-6)
 
