@@ -63,9 +63,9 @@ class NetworkConfig:
     @classmethod
     def _settings(cls, flag_values):
         """The rule, and the fields that are flags but for the engine."""
-        names = [f.name for f in dataclasses.fields(cls) if f.name in flag_values]
+        names = [f.name for f in dataclasses.fields(cls) if hasattr(flag_values, f.name)]
         settings = {name: getattr(flag_values, name) for name in names if name != "engine"}
-        return {"rule": eprop.rule_of_flag(flag_values.eprop), **settings}
+        return {**settings, "rule": eprop.rule_of_flag(flag_values.eprop)}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,7 +76,8 @@ class LsnnConfig(NetworkConfig):
     weight_scale: float = 1.0
     tau_out: float = 3.0
     psp_out: bool = True
-    filter_steps: bool = False  # the authors' CTC: filter the spikes of each step, then average
+    # The authors' CTC: filter the spikes of each step, then average; all layers' rates count.
+    filter_steps: bool = False
     readout_bias: bool = True
     global_feedback: bool = False
     reg: float = 50.0
@@ -295,7 +296,7 @@ class Output(NamedTuple):
     """What a network answers to a batch."""
 
     logits: tf.Tensor  # [batch, frames, classes]
-    activity: tf.Tensor  # [batch, frames, n_out] seen by the readout
+    activity: tf.Tensor  # [batch, frames, n_out] whose rates count; what the readout sees
     spikes: tuple  # of each LSNN layer, [batch, steps, directions * neurons]; () if not asked for
 
 
@@ -513,14 +514,14 @@ class Lsnn(Network):
         """Output of the network from (spikes [batch, steps, ...], True) of each layer, or from
         (means over frames [batch, frames, ...], False)."""
         n_repeat, config = self.parameters.n_repeat, self.config
-        if not config.loss_from_all_layers:
-            outputs = outputs[-1:]
+        seen = outputs if config.loss_from_all_layers else outputs[-1:]
+        counted = outputs if config.filter_steps else seen
         activity = tf.concat(
-            [frame_means(x, n_repeat) if per_step else x for x, per_step in outputs], -1
+            [frame_means(x, n_repeat) if per_step else x for x, per_step in counted], -1
         )
         read = activity
         if config.filter_steps:
-            x = tf.concat([x for x, _ in outputs], -1)
+            x = tf.concat([x for x, _ in seen], -1)
             read = frame_means(exponential_filter(x, self._kappa(config)), n_repeat)
         logits = self.readout(self.drop_out(read, dropout_seed, len(self.layers)))
         return Output(logits, activity, tuple(spikes))

@@ -20,16 +20,10 @@ from training import devices, flags, loop  # noqa: E402
 
 
 def define_flags(flag_values):
-    define = command_line.Definer(flag_values)
+    define = command_line.Definer(flag_values, n_epochs=30, lr_decay_every=500, readout_decay=1e-3)
     framewise.define_flags(define)
     front_end.define_flags(define)
-    flags.define_flags(
-        define,
-        n_epochs=30,
-        lr_decay_every=500,
-        readout_decay=1e-3,
-        ramping_learning_rate=False,
-    )
+    flags.define_flags(define)
     models.define_flags(define, "lstm")
 
 

@@ -109,7 +109,7 @@ class LstmLayer(tf.Module):
         self.reference_quirks = reference_quirks
 
     def __call__(self, inputs, seq_len, stop_recurrence, output_probe=None, record=False):
-        """Outputs m of the cells; `fused` sets them to 0 in the padding unless `reference_quirks`.
+        """Outputs m of the cells, 0 in the padding unless `reference_quirks`.
 
         With a probe or a record the dense engine runs, whatever the layer's own.
 
@@ -160,6 +160,8 @@ class LstmLayer(tf.Module):
             tf.transpose(x, [1, 2, 0, *range(3, len(x.shape))]) for x in outputs
         ]  # [frames, directions, batch, ...] -> [directions, batch, frames, ...]
         m = out_of_cell_time(outputs[0], seq_len, self.reference_quirks)
+        if not self.reference_quirks:
+            m *= tf.sequence_mask(seq_len, tf.shape(m)[1], m.dtype)[:, :, None]
         if not record:
             return m
         inputs = into_cell_time(

@@ -17,6 +17,7 @@ from speech.figures import (
     width_for_in,
 )
 from toolbox.plotting import (
+    BLUE,
     CLASS_PT,
     LABEL_PT,
     TICK_PT,
@@ -29,6 +30,7 @@ from toolbox.plotting import (
     stacked_panels,
 )
 
+NAMED_PROBABILITY = 0.2  # phones that never reach it have no line
 ANNOTATED_SHARE = 0.05  # confusions below this stay a tint without a number
 
 
@@ -281,3 +283,58 @@ def _runs(values):
     changed = (rows[1:] != rows[:-1]).any(axis=1)
     edges = [0, *(np.flatnonzero(changed) + 1), len(values)]
     return [(start, end, values[start]) for start, end in pairwise(edges)]
+
+
+def plot_confusions(path, counts, title):
+    """Write the commonest confusions as bars.
+
+    Args:
+        path: the PNG file to write.
+        counts: dict "true → answered" -> how often, the commonest first; may be empty.
+        title: one line.
+    """
+    figure = Figure(figsize=(6.5, 1.4 + 0.19 * len(counts)), layout="constrained")
+    set_title(figure, title)
+    axes = figure.add_subplot()
+    axes.barh(range(len(counts)), list(counts.values()), color=BLUE)
+    axes.set_yticks(range(len(counts)), list(counts))
+    axes.set_ylim(len(counts) - 0.5, -0.5)
+    axes.grid(axis="x", color="0.9", linewidth=0.6)
+    axes.set_axisbelow(True)
+    label_axes(axes, x="how often", y="true → answered")
+    save_figure(figure, path)
+
+
+def plot_phone_probabilities(path, probabilities, labels, class_names, title):
+    """Write the probability of every class over time, above the true phones.
+
+    Args:
+        path: the PNG file to write.
+        probabilities: [frames, classes]; the last is the blank.
+        labels: int [frames], the class that is spoken.
+        class_names: name of every class.
+        title: one line.
+    """
+    n_frames = len(probabilities)
+    width_in = width_for_in(n_frames * FRAME_HOP_MS / 1000)
+    figure, _, (lines, phones) = stacked_panels(width_in, (2.6, 0.55), title)
+    lines.set_xlim(0, n_frames)
+    frames = np.arange(n_frames) + 0.5
+    lines.plot(frames, probabilities[:, -1], color="0.7", linewidth=1, label="blank")
+    for phone in np.flatnonzero(probabilities[:, :-1].max(axis=0) > NAMED_PROBABILITY):
+        (line,) = lines.plot(frames, probabilities[:, phone], linewidth=1)
+        peak = probabilities[:, phone].argmax()
+        lines.annotate(
+            class_names[phone],
+            (peak + 0.5, probabilities[peak, phone]),
+            fontsize=CLASS_PT,
+            color=line.get_color(),
+            ha="center",
+        )
+    lines.set_ylim(0, 1.08)
+    lines.legend(fontsize=TICK_PT, frameon=False, loc="upper right")
+    label_axes(lines, y="probability")
+    spans = [(start, end, class_names[phone]) for start, end, phone in _runs(np.asarray(labels))]
+    draw_phones(phones, spans, [phone_fill(name) for _, _, name in spans])
+    label_axes(phones, x=f"frame ({FRAME_HOP_MS:g} ms)", y="true\nphones")
+    save_figure(figure, path)

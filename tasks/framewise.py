@@ -38,6 +38,37 @@ def check_flags(flag_values):
     check_off_or_positive(flag_values, "truncT")
 
 
+def read_dataset(flag_values, reduced_phns, make_front_end=None):
+    """The TimitDataset that the flags name; says what it holds.
+
+    Args:
+        reduced_phns: 39 classes, else 61.
+        make_front_end: function (training features, static columns) -> function that appends to
+            the features of an utterance.
+    """
+    dataset = TimitDataset(
+        flag_values.dataset,
+        preproc=flag_values.preproc,
+        reduced_phns=reduced_phns,
+        target_delay_frames=flag_values.target_delay_frames,
+    )
+    if make_front_end is not None:
+        dataset.extend(make_front_end(dataset.train.features, dataset.n_static))
+    sizes = (f"{name} {len(getattr(dataset, name))}" for name in ("train", "develop", "test"))
+    print(
+        f"utterances: {', '.join(sizes)}; {dataset.n_features} features; {dataset.n_phns} phone "
+        "classes"
+    )
+    if dataset.processing is not None:
+        made_with = bool(dataset.processing.get("reference_quirks"))
+        if made_with != flag_values.reference_quirks:
+            print(
+                f"note: {flag_values.dataset} was made with --reference_quirks={made_with}, "
+                f"training runs with {flag_values.reference_quirks}"
+            )
+    return dataset
+
+
 class Framewise:
     """The task of a data set.
 
@@ -59,6 +90,8 @@ class Framewise:
 
     def __init__(self, dataset, reference_quirks=False, padding_counts=False, window_frames=-1):
         self.dataset = dataset
+        self.n_features, self.n_classes = dataset.n_features, dataset.n_phns
+        self.checksum = dataset.checksum
         self._by_length = not reference_quirks
         self._padding_counts = padding_counts
         self._window_frames = window_frames
@@ -67,46 +100,10 @@ class Framewise:
 
     @classmethod
     def from_flags(cls, flag_values, padding_counts=False, make_front_end=None):
-        """Read the data set that the flags name; says what it holds.
-
-        Args:
-            make_front_end: function (training features, static columns) -> function that appends
-                to the features of an utterance.
-        """
-        dataset = TimitDataset(
-            flag_values.dataset,
-            preproc=flag_values.preproc,
-            reduced_phns=flag_values.reduced_phns,
-            target_delay_frames=flag_values.target_delay_frames,
-        )
-        if make_front_end is not None:
-            dataset.extend(make_front_end(dataset.train.features, dataset.n_static))
-        sizes = (f"{name} {len(getattr(dataset, name))}" for name in ("train", "develop", "test"))
-        print(
-            f"utterances: {', '.join(sizes)}; {dataset.n_features} features; {dataset.n_phns} "
-            "phone classes"
-        )
+        """The task of `read_dataset`."""
         quirks = flag_values.reference_quirks
-        if dataset.processing is not None:
-            made_with = bool(dataset.processing.get("reference_quirks"))
-            if made_with != quirks:
-                print(
-                    f"note: {flag_values.dataset} was made with --reference_quirks={made_with}, "
-                    f"training runs with {quirks}"
-                )
+        dataset = read_dataset(flag_values, flag_values.reduced_phns, make_front_end)
         return cls(dataset, quirks, padding_counts, flag_values.truncT)
-
-    @property
-    def n_features(self):
-        return self.dataset.n_features
-
-    @property
-    def n_classes(self):
-        return self.dataset.n_phns
-
-    @property
-    def checksum(self):
-        return self.dataset.checksum
 
     # Batches
 

@@ -78,12 +78,22 @@ class Definer:
     """Defines flags on one `FlagValues`, such as `define.integer("batch", 32, "utterances", 1)`.
 
     Its methods are absl's DEFINE functions: bool, integer, float, string, enum, list, multi_string.
+
+    Args:
+        flag_values: absl.flags.FlagValues.
+        left_out: names of flags that a script does not have.
+        defaults: of flags whose default differs in this script.
     """
 
-    def __init__(self, flag_values):
+    def __init__(self, flag_values, left_out=(), **defaults):
         for kind in ("bool", "integer", "float", "string", "enum", "list", "multi_string"):
-            function = getattr(flags, f"DEFINE_{kind}")
-            setattr(self, kind, functools.partial(function, flag_values=flag_values))
+            setattr(self, kind, functools.partial(self._define, getattr(flags, f"DEFINE_{kind}")))
+        self._flag_values, self._left_out, self._defaults = flag_values, left_out, defaults
+
+    def _define(self, function, name, default, *details):
+        if name not in self._left_out:
+            default = self._defaults.get(name, default)
+            function(name, default, *details, flag_values=self._flag_values)
 
 
 def check_finite(flag_values):

@@ -14,12 +14,8 @@ RESUME_FLAGS = ("dataset", "checkpoint_every_s", "n_threads", "cuda_device", "ve
 MAX_INTEGER = 2**31 - 1
 
 
-def define_flags(define, n_epochs, lr_decay_every, readout_decay, ramping_learning_rate):
-    """Define the flags; the arguments are the defaults in which the scripts differ.
-
-    Args:
-        define: command_line.Definer.
-    """
+def define_flags(define):
+    """Define the flags; `define` is a command_line.Definer."""
     define.enum(
         "eprop",
         None,
@@ -28,7 +24,7 @@ def define_flags(define, n_epochs, lr_decay_every, readout_decay, ramping_learni
     )
     define.bool("reference_quirks", False, "compute what the authors' code does, see docs")
     define.integer("seed", -1, "seed of all random numbers; -1: a new one", -1, MAX_INTEGER)
-    define.integer("n_epochs", n_epochs, "passes over the training set", 0)
+    define.integer("n_epochs", 80, "passes over the training set", 0)
     define.integer("batch", 32, "examples in a training batch", 1)
     define.integer("test_batch", 32, "examples in an evaluation batch", 1)
     define.integer("print_every", 100, "iterations between evaluations", 1)
@@ -39,14 +35,14 @@ def define_flags(define, n_epochs, lr_decay_every, readout_decay, ramping_learni
         0,
     )
     define.bool("adam", True, "Adam, else gradient descent with momentum")
-    schedule.define_flags(define, lr_decay_every, ramping_learning_rate)
+    schedule.define_flags(define)
     define.float("cell_lr_factor", 1.0, "factor of the learning rate for the layers' weights", 0)
     define.float("adam_epsilon", 1e-5, "Adam's epsilon", 0)
     define.float("momentum", 0.9, "momentum, and Adam's beta1", 0, 0.9999)
     define.float("l2", 1e-5, "weight of the sum of squared weights in the loss", 0)
     define.float(
         "readout_decay",
-        readout_decay,
+        1e-2,
         "adaptive e-prop: share of readout and feedback weights lost an iteration",
         0,
         1,
@@ -127,7 +123,8 @@ class TrainingConfig:
 
     @classmethod
     def from_flags(cls, flag_values):
-        names = [f.name for f in dataclasses.fields(cls) if f.name in flag_values]
+        names = [f.name for f in dataclasses.fields(cls) if hasattr(flag_values, f.name)]
         settings = {name: getattr(flag_values, name) for name in names}
-        settings.setdefault("optimizer", "adam" if flag_values.adam else "sgd")
+        if "optimizer" not in settings:
+            settings["optimizer"] = "adam" if flag_values.adam else "sgd"
         return cls(**settings, schedule=Schedule.from_flags(flag_values))

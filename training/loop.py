@@ -47,6 +47,8 @@ class Experiment(NamedTuple):
     # (flag values) -> function (folder, network, task, "before" or "after") -> metrics, which is
     # called before training and after it; or None
     make_observer: Callable = lambda flag_values: None
+    # (flag values) -> what is read in their place, where a default depends on another flag
+    settings: Callable = lambda flag_values: flag_values
 
 
 # --------------------------------------------------------------------------- an experiment
@@ -58,6 +60,7 @@ def run(experiment, flag_values):
         flag_values, experiment.define_flags, experiment.script
     )
     experiment.check_flags(flag_values)
+    settings = experiment.settings(flag_values)
     with contextlib.ExitStack() as held:
         is_chief = devices.worker_index() == 0
         folder = _enter(flag_values.resume, is_chief, held)
@@ -65,14 +68,14 @@ def run(experiment, flag_values):
             checkpoints.remove(folder)  # where a kill came between the two
             print(f"{flag_values.resume}: this run has ended, there is nothing to resume")
             return
-        task = experiment.make_task(flag_values)
+        task = experiment.make_task(settings)
         strategy = devices.set_up_devices(
             flag_values.cuda_device, flag_values.n_threads, flag_values.batch
         )
         if strategy.num_replicas_in_sync > 1:
             held.enter_context(strategy.scope())
         seed = devices.set_up_seed(flag_values.seed)
-        network = experiment.make_network(flag_values, task, seed)
+        network = experiment.make_network(settings, task, seed)
         if not (folder and checkpoints.exists(folder)):
             _start_from(network, task, flag_values.checkpoint, _ridge_batch(flag_values))
         if flag_values.resume and is_chief:
@@ -85,7 +88,7 @@ def run(experiment, flag_values):
         train(
             network,
             task,
-            TrainingConfig.from_flags(flag_values),
+            TrainingConfig.from_flags(settings),
             seed,
             folder,
             experiment.trained_part(flag_values, network).trainable_variables,

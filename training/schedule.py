@@ -11,7 +11,8 @@ KINDS = ("step", "linear")
 class Schedule(NamedTuple):
     """A ramp, and then a decay: now and then, or linear; iterations are counted from 0.
 
-    step    lr_init times lr_decay every `lr_decay_every` iterations (-1: never)
+    step    lr_init times lr_decay every `lr_decay_every` iterations (-1: never), or each time that
+            another `lr_decay_share` of all iterations is done (0: never)
     linear  lr_init for the share `lr_hold` of all iterations, then down in a line to `lr_final`
             times it after the last
     """
@@ -23,6 +24,7 @@ class Schedule(NamedTuple):
     kind: str = "step"
     lr_hold: float = 0.5
     lr_final: float = 0.02
+    lr_decay_share: float = 0.0
 
     def rate(self, iteration, n_iterations):
         """Learning rate of one of `n_iterations`.
@@ -38,6 +40,8 @@ class Schedule(NamedTuple):
             return rate * (1 + (self.lr_final - 1) * min(done, 1))
         if self.lr_decay_every > 0:
             rate *= self.lr_decay ** (iteration // self.lr_decay_every)
+        if self.lr_decay_share > 0:
+            rate *= self.lr_decay ** (iteration // (self.lr_decay_share * n_iterations))
         return rate
 
     @classmethod
@@ -50,16 +54,13 @@ class Schedule(NamedTuple):
             flag_values.lr_schedule,
             flag_values.lr_hold,
             flag_values.lr_final,
+            getattr(flag_values, "lr_decay_share", 0.0),
         )
 
 
-def define_flags(define, lr_decay_every, ramping_learning_rate, lr_init=0.01):
-    """Define the flags; the arguments are the defaults in which the scripts differ.
-
-    Args:
-        define: command_line.Definer.
-    """
-    define.float("lr_init", lr_init, "learning rate", 0)
+def define_flags(define):
+    """Define the flags; `define` is a command_line.Definer."""
+    define.float("lr_init", 0.01, "learning rate", 0)
     define.enum(
         "lr_schedule",
         "step",
@@ -70,12 +71,10 @@ def define_flags(define, lr_decay_every, ramping_learning_rate, lr_init=0.01):
     define.float("lr_final", 0.02, "--lr_schedule=linear: factor of lr_init at the end", 0, 1)
     define.bool(
         "ramping_learning_rate",
-        ramping_learning_rate,
+        False,
         f"raise the learning rate from 0 to lr_init over {N_RAMP_ITERATIONS} iterations",
     )
-    define.integer(
-        "lr_decay_every", lr_decay_every, "iterations between learning-rate decays; -1: none"
-    )
+    define.integer("lr_decay_every", -1, "iterations between learning-rate decays; -1: none")
     define.float("lr_decay", 0.3, "factor of a learning-rate decay", 0)
 
 
