@@ -61,22 +61,18 @@ RIDGE_ALPHAS = tuple(10.0**k for k in range(-1, 5))  # of standardised columns, 
 
 
 def define_flags(flag_values):
-    define = command_line.Definer(flag_values)
+    by_side = dict.fromkeys(DEFAULTS_BY_SIDE)  # None: see with_defaults
+    define = command_line.Definer(flag_values, **DEFAULTS, **by_side)
     define.enum("model", "lsnn", ["lsnn", "lstm"], "network")
     psmnist.define_flags(define)
     define.enum("front_end", None, ["lmu"], "append the state of an ideal Legendre memory")
     define.integer("front_end_order", None, "columns of it", 1)
     define.float("front_end_theta", None, "what it remembers, pixels", 1)
-    flags.define_flags(
-        define, n_epochs=30, lr_decay_every=-1, readout_decay=1e-2, ramping_learning_rate=False
-    )
+    flags.define_flags(define)
     neurons.define_flags(define)
     models.define_flags(define, "lsnn", "lstm")
     define.bool("cell_train", True, "train the recurrent layers, else the readout")
-    for name, value in DEFAULTS.items():
-        flag_values.set_default(name, value)
     for name, values in DEFAULTS_BY_SIDE.items():
-        flag_values.set_default(name, None)
         told = ", ".join(f"{value:g} at side {side}" for side, value in values.items())
         flag_values[name].help += f" (default: {told})"
 

@@ -85,7 +85,7 @@ def plot_lsnn_utterance(
     )
 
 
-def plot_confusion_matrix(path, counts, class_names, title, answer="phone", counted="frames"):
+def plot_confusion_matrix(path, counts, class_names, title, what="phone", counted="frames"):
     """Write which share of each true class was taken for which class.
 
     Args:
@@ -93,12 +93,12 @@ def plot_confusion_matrix(path, counts, class_names, title, answer="phone", coun
         counts: [true class, answered class]; a class that never was true is shown empty.
         class_names: name of every class, in the order of `counts`.
         title: one line.
-        answer, counted: what is answered, and what `counts` counts.
+        what, counted: what a class is, and what `counts` counts.
 
     Raises:
         ValueError: `counts` is not square, or its size is not that of `class_names`.
     """
-    save_figure(_confusion_matrix_figure(counts, class_names, title, answer, counted), path)
+    save_figure(_confusion_matrix_figure(counts, class_names, title, what, counted), path)
 
 
 def plot_lsnn_digit(path, pixels, spikes, logits, label, n_repeat, n_regular, n_directions=1):
@@ -227,7 +227,7 @@ def _draw_probabilities(axes, logits, class_names, true_runs):
     return image
 
 
-def _confusion_matrix_figure(counts, class_names, title, answer="phone", counted="frames"):
+def _confusion_matrix_figure(counts, class_names, title, what="phone", counted="frames"):
     counts = np.asarray(counts, np.float64)
     n_classes = len(class_names)
     if counts.shape != (n_classes, n_classes):
@@ -236,7 +236,7 @@ def _confusion_matrix_figure(counts, class_names, title, answer="phone", counted
     # A class that never occurred has no shares: NaN, drawn grey.
     shares = np.divide(counts, totals, out=np.full_like(counts, np.nan), where=totals > 0)
 
-    matrix_in = 1 + 0.2 * n_classes
+    matrix_in = max(1 + 0.2 * n_classes, 5)  # its bar is lettered
     figure = Figure(figsize=(matrix_in + 2.2, matrix_in + 1), layout="compressed")
     set_title(figure, title)
     axes = figure.add_subplot()
@@ -259,11 +259,11 @@ def _confusion_matrix_figure(counts, class_names, title, answer="phone", counted
     axes.set_yticks(np.arange(n_classes + 1) - 0.5, minor=True)
     axes.grid(which="minor", color="0.92", linewidth=0.4)
     axes.tick_params(which="minor", length=0)
-    label_axes(axes, x=f"answered {answer}", y=f"true {answer}")
+    label_axes(axes, x=f"answered {what}", y=f"true {what}")
 
     right = axes.secondary_yaxis("right")
     right.set_yticks(range(n_classes), [f"{total:,.0f}" for total in totals[:, 0]])
-    label_axes(right, y=f"{counted} of the true {answer}")
+    label_axes(right, y=f"{counted} of the true {what}")
 
     bar = figure.colorbar(
         image, ax=axes, shrink=0.6, aspect=40, ticks=[0, 0.01, 0.05, 0.1, 0.25, 0.5, 1]
@@ -271,7 +271,7 @@ def _confusion_matrix_figure(counts, class_names, title, answer="phone", counted
     bar.ax.set_yticklabels(["0", "1", "5", "10", "25", "50", "100"])
     bar.ax.tick_params(labelsize=TICK_PT)
     bar.set_label(
-        f"share of the true {answer}'s {counted} (%; numbers from {100 * ANNOTATED_SHARE:.0f} on)",
+        f"share of the true {what}'s {counted} (%; numbers from {100 * ANNOTATED_SHARE:.0f} on)",
         fontsize=LABEL_PT,
     )
     return figure

@@ -215,7 +215,7 @@ class PsMnist:
             test.sums["confusion"],
             [str(digit) for digit in range(self.n_classes)],
             f"test set, error {test.metrics['error']:.3f}",
-            answer="digit",
+            what="digit",
             counted="digits",
         )
 

@@ -13,7 +13,7 @@ command_line.import_tensorflow()
 
 import tensorflow as tf  # noqa: E402
 
-from tasks import digits, psmnist  # noqa: E402
+from tasks import digits, figures, psmnist  # noqa: E402
 
 
 def make_task(tmp_path, **options):
@@ -133,3 +133,13 @@ def test_the_error_is_the_share_of_wrong_digits(tmp_path):
 )
 def test_the_side_is_the_datas_own_unless_given(dataset, side, expected):
     assert psmnist.side_of(types.SimpleNamespace(dataset=dataset, side=side)) == expected
+
+
+def test_the_confusion_matrix_speaks_of_digits(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(figures, "save_figure", lambda figure, path: drawn.append(figure))
+    task = make_task(tmp_path)
+    sums = task.sums(psmnist.Batch(None, np.arange(10), None), np.arange(10)[::-1])
+    task.draw_results(tmp_path, types.SimpleNamespace(sums=sums, metrics={"error": 1.0}))
+    axes = drawn[0].axes[0]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("answered digit", "true digit")
