@@ -72,6 +72,7 @@ def define_flags(flag_values):
     neurons.define_flags(define)
     models.define_flags(define, "lsnn", "lstm")
     define.bool("cell_train", True, "train the recurrent layers, else the readout")
+    flag_values["weight_scale"].help = "factor of the initial input and recurrent weights"
     for name, values in DEFAULTS_BY_SIDE.items():
         told = ", ".join(f"{value:g} at side {side}" for side, value in values.items())
         flag_values[name].help += f" (default: {told})"

@@ -1,6 +1,7 @@
 """Images of handwritten digits: MNIST in Keras' file or in its four IDX files, or scikit-learn's."""
 
 import gzip
+import math
 import os
 import zlib
 from typing import NamedTuple
@@ -124,13 +125,16 @@ def _read_idx_file(path, n_axes):
             content = file.read(MAX_BYTES)
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path}: cannot be read ({error})") from None
-    header = np.frombuffer(content[: 4 * (1 + n_axes)], ">u4") if len(content) >= 16 else [0]
+    n_header = 4 * (1 + n_axes)
+    header = np.frombuffer(content[:n_header], ">u4") if len(content) >= n_header else [0]
     if header[0] != 0x800 + n_axes:
         raise UserError(f"{path}: is no IDX file of MNIST: expected bytes on {n_axes} axes")
-    shape, n_bytes = tuple(map(int, header[1:])), len(content) - 4 * (1 + n_axes)
-    if np.prod(shape, dtype=object) != n_bytes:
-        raise UserError(f"{path}: announces {shape} bytes and has {n_bytes}: fetch it anew")
-    return np.frombuffer(content, np.uint8, offset=4 * (1 + n_axes)).reshape(shape)
+    shape = tuple(map(int, header[1:]))
+    if math.prod(shape) != len(content) - n_header:
+        raise UserError(
+            f"{path}: announces {shape} bytes and has {len(content) - n_header}: fetch it anew"
+        )
+    return np.frombuffer(content, np.uint8, offset=n_header).reshape(shape)
 
 
 def _checked(path, arrays, part):
