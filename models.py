@@ -201,6 +201,20 @@ def define_flags(define, *kinds):
         define.float("init_scale", 0.0, "kernels uniform in +-init_scale; 0: Glorot uniform", 0)
 
 
+def check_engine(engine, model):
+    """Raise UserError unless a network has the engine that `--engine` names.
+
+    Args:
+        engine: "auto" or one of `define_flags`.
+        model: "lsnn" or "lstm".
+    """
+    engines = {"lsnn": ENGINES, "lstm": LSTM_ENGINES}[model]
+    if engine not in ("auto", *engines):
+        raise UserError(
+            f"--engine={engine} with --model={model}: expected auto or {' or '.join(engines)}"
+        )
+
+
 def _define_lsnn_flags(define):
     define.bool("rec", True, "recurrent weights")
     define.float(
@@ -414,10 +428,7 @@ class Network(tf.Module):
         replicas = tf.distribute.get_replica_context()
         activity, n_frames, n_examples = replicas.all_reduce(
             tf.distribute.ReduceOp.SUM,
-            [
-                *self.activity_sums(output, seq_len),
-                tf.cast(tf.size(prediction), prediction.dtype),
-            ],
+            [*self.activity_sums(output, seq_len), tf.cast(tf.size(prediction), prediction.dtype)],
         )
         return Losses(
             prediction=tf.reduce_sum(prediction) / n_examples,

@@ -26,18 +26,8 @@ from training.steps import OPTIMIZERS  # noqa: E402
 
 # Defaults that depend on the model; the recipes with which each of them trains.
 DEFAULTS = {
-    "lstm": {
-        "n_neuron": 128,
-        "n_repeat": 1,
-        "input_noise": 0.6,
-        "ramping_learning_rate": False,
-    },
-    "lsnn": {
-        "n_neuron": 400,
-        "n_repeat": 5,
-        "input_noise": 0.3,
-        "ramping_learning_rate": True,
-    },
+    "lstm": {"n_neuron": 128, "n_repeat": 1, "input_noise": 0.6, "ramping_learning_rate": False},
+    "lsnn": {"n_neuron": 400, "n_repeat": 5, "input_noise": 0.3, "ramping_learning_rate": True},
 }
 DECAY_SHARE = 0.7  # of the iterations, after which the learning rate falls by default
 LEFT_OUT = ("n_regular", "n_adaptive", "n_lstm", "adam", "input_noise_std", "lr_decay_every")
@@ -118,6 +108,7 @@ def check_flags(flag_values):
             f"--n_repeat={values.n_repeat} with --model=lstm: an LSTM takes one step a frame; leave "
             "it out"
         )
+    models.check_engine(values.engine, values.model)
     make_config(values, seed=0)
     if values.model == "lsnn" and values.engine != "dense":
         try:

@@ -329,7 +329,7 @@ def children_of(process):
 
 def wait_until(condition, process):
     """Wait until a condition holds, while a process runs."""
-    end_s = time.monotonic() + TIMEOUT_S
+    end_s = time.monotonic() + LIMIT_S
     while not condition():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < end_s
