@@ -5,7 +5,7 @@
 
 reads a digit's pixels one at a time in a fixed random order, answers at the end, and writes a run
 folder under `results`. The first command takes the 1,797 digits of 8 x 8 pixels that scikit-learn
-brings along (docs/psmnist.md has the errors to expect, and those of all rules).
+brings along: test error 0.35, a minute on one core (docs/psmnist.md has the other errors to expect).
 """
 
 import copy
