@@ -1,7 +1,7 @@
-"""Networks: an LSNN and a bidirectional LSTM, each of layers and a readout, and their flags.
+"""Networks: an LSNN and an LSTM, each of layers and a readout, and their flags.
 
 A layer runs a cell over the sequence in order and another over it reversed; their weights are stacked
-on a leading axis of directions (0 forward, 1 backward). An LSNN can do without the second. The readout
+on a leading axis of directions (0 forward, 1 backward); one direction is the forward one. The readout
 sees the outputs of all layers, or of the last. `layers.neurons` has the equations of the LSNN's
 neurons, `layers.lstm` those of the LSTM's cells; the readout of an LSNN filters, frame by frame,
 
@@ -41,6 +41,9 @@ class NetworkConfig:
     """What all networks have; fields with the name of a flag are that flag."""
 
     rule: str  # one of `eprop.RULES`
+    n_layer: int = 1
+    n_directions: int = N_DIRECTIONS
+    loss_from_all_layers: bool = True
     l2: float = 1e-5
     drop_out_probability: float = -1.0
     engine: str = "dense"
@@ -60,9 +63,9 @@ class NetworkConfig:
     @classmethod
     def _settings(cls, flag_values):
         """The rule, and the fields that are flags but for the engine."""
-        names = [f.name for f in dataclasses.fields(cls) if f.name in flag_values]
+        names = [f.name for f in dataclasses.fields(cls) if hasattr(flag_values, f.name)]
         settings = {name: getattr(flag_values, name) for name in names if name != "engine"}
-        return {"rule": eprop.rule_of_flag(flag_values.eprop), **settings}
+        return {**settings, "rule": eprop.rule_of_flag(flag_values.eprop)}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,14 +73,13 @@ class LsnnConfig(NetworkConfig):
     """An LSNN."""
 
     parameters: AlifParameters
-    n_layer: int = 1
-    n_directions: int = N_DIRECTIONS
     weight_scale: float = 1.0
     tau_out: float = 3.0
     psp_out: bool = True
+    # The authors' CTC: filter the spikes of each step, then average; all layers' rates count.
+    filter_steps: bool = False
     readout_bias: bool = True
     global_feedback: bool = False
-    loss_from_all_layers: bool = True
     reg: float = 50.0
     reg_rate: float = 10.0
 
@@ -99,7 +101,7 @@ class LsnnConfig(NetworkConfig):
 
     @classmethod
     def from_flags(cls, flag_values, engine="event", seed=0):
-        """The configuration that `define_lsnn_flags`, `eprop` and `l2` describe.
+        """The configuration that `define_flags`, `eprop` and `l2` describe.
 
         Args:
             engine: what `--engine` has come to.
@@ -133,10 +135,11 @@ def _parameters(flag_values, seed):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LstmConfig(NetworkConfig):
-    """A bidirectional LSTM, or with `lstm` False plain tanh cells, which train by BPTT only."""
+    """An LSTM, or with `lstm` False plain tanh cells, which train by BPTT only."""
 
     n_lstm: int
     lstm: bool = True
+    peephole: bool = False
     init_scale: float = 0.0
     reference_quirks: bool = False
 
@@ -149,15 +152,18 @@ class LstmConfig(NetworkConfig):
                 f"--nolstm with --eprop={self.rule}: plain tanh cells train by BPTT only; leave out "
                 "one of the two"
             )
-        if not self.lstm and self.engine != "dense":
+        if self.peephole and not self.lstm:
+            raise UserError("--nolstm with --peephole: plain tanh cells have no gates")
+        if self.engine != "dense" and (self.peephole or not self.lstm):
+            cells, flag = ("peepholes", "peephole") if self.lstm else ("plain tanh cells", "nolstm")
             raise UserError(
-                f"--nolstm with --engine={self.engine}: plain tanh cells have the dense engine "
-                "only; leave out one of the two"
+                f"--{flag} with --engine={self.engine}: {cells} have the dense engine only; leave "
+                "out one of the two"
             )
 
     @classmethod
     def from_flags(cls, flag_values, engine="dense"):
-        """The configuration that `define_lstm_flags`, `eprop` and `l2` describe.
+        """The configuration that `define_flags`, `eprop` and `l2` describe.
 
         Raises:
             UserError: flags that do not go together.
@@ -165,22 +171,52 @@ class LstmConfig(NetworkConfig):
         return cls(**cls._settings(flag_values), engine=engine)
 
 
-def define_lsnn_flags(define):
-    """Define the flags of an LSNN beside those of its neurons (`neurons.define_flags`).
+def define_flags(define, *kinds):
+    """Define the flags of networks, beside those of an LSNN's neurons (`neurons.define_flags`).
 
     Args:
         define: command_line.Definer.
+        kinds: "lsnn", "lstm" or both.
     """
-    define.integer("n_layer", 1, "layers", 1)
-    define.integer("n_directions", 2, "1: forward only; 2: forward and backward in time", 1, 2)
-    define.bool("loss_from_all_layers", True, "readout of all layers, or the last")
-    define.bool("rec", True, "recurrent weights")
+    engines = [*(ENGINES if "lsnn" in kinds else ()), *(LSTM_ENGINES if "lstm" in kinds else ())]
     define.enum(
         "engine",
         "auto",
-        ["auto", *ENGINES],
-        "dense: TensorFlow, any device; event: event-driven, CPU; auto: event without a GPU",
+        list(dict.fromkeys(["auto", *engines])),
+        "dense: TensorFlow, any device; on the CPU event (LSNN: event-driven) and fused (LSTM "
+        "cells: one compiled loop); auto: event or fused where it can, without a GPU",
     )
+    define.integer("n_layer", 1, "layers", 1)
+    define.integer("n_directions", 2, "1: forward only; 2: forward and backward in time", 1, 2)
+    define.bool("loss_from_all_layers", True, "readout of all layers, or the last")
+    define.float(
+        "drop_out_probability", -1.0, "share of inputs and outputs dropped; -1: none", -1, 0.99
+    )
+    if "lsnn" in kinds:
+        _define_lsnn_flags(define)
+    if "lstm" in kinds:
+        define.integer("n_lstm", 200, "cells per direction", 1)
+        define.bool("lstm", True, "LSTM cells, else plain tanh cells (BPTT only)")
+        define.bool("peephole", False, "the cells' states enter their gates, a weight each")
+        define.float("init_scale", 0.0, "kernels uniform in +-init_scale; 0: Glorot uniform", 0)
+
+
+def check_engine(engine, model):
+    """Raise UserError unless a network has the engine that `--engine` names.
+
+    Args:
+        engine: "auto" or one of `define_flags`.
+        model: "lsnn" or "lstm".
+    """
+    engines = {"lsnn": ENGINES, "lstm": LSTM_ENGINES}[model]
+    if engine not in ("auto", *engines):
+        raise UserError(
+            f"--engine={engine} with --model={model}: expected auto or {' or '.join(engines)}"
+        )
+
+
+def _define_lsnn_flags(define):
+    define.bool("rec", True, "recurrent weights")
     define.float(
         "weight_scale",
         None,
@@ -197,23 +233,6 @@ def define_lsnn_flags(define):
     define.float("dampening_factor", 0.3, "height of the pseudo-derivative", 0)
     define.float("reg", 50.0, "weight of the firing-rate regularisation", 0)
     define.float("reg_rate", 10.0, "its target rate, Hz", 0)
-    define.float(
-        "drop_out_probability", -1.0, "share of inputs and outputs dropped; -1: none", -1, 0.99
-    )
-
-
-def define_lstm_flags(define):
-    """Define the flags of an LSTM; `define` is a command_line.Definer."""
-    define.integer("n_lstm", 200, "cells per direction", 1)
-    define.bool("lstm", True, "LSTM cells, else plain tanh cells (BPTT only)")
-    define.float("init_scale", 0.0, "kernels uniform in +-init_scale; 0: Glorot uniform", 0)
-    define.enum(
-        "engine",
-        "auto",
-        ["auto", *LSTM_ENGINES],
-        "dense: TensorFlow, any device; fused: one compiled loop, CPU, LSTM cells; auto: fused "
-        "where it can",
-    )
 
 
 # --------------------------------------------------------------------------- readout
@@ -292,7 +311,7 @@ class Output(NamedTuple):
     """What a network answers to a batch."""
 
     logits: tf.Tensor  # [batch, frames, classes]
-    activity: tf.Tensor  # [batch, frames, n_out] seen by the readout
+    activity: tf.Tensor  # [batch, frames, n_out] whose rates count; what the readout sees
     spikes: tuple  # of each LSNN layer, [batch, steps, directions * neurons]; () if not asked for
 
 
@@ -470,7 +489,7 @@ class Lsnn(Network):
             n_outputs,
             config.rule,
             random_generator,
-            decay=np.exp(-config.parameters.dt_ms / config.tau_out) if config.psp_out else None,
+            decay=None if config.filter_steps else self._kappa(config),
             bias=config.readout_bias,
             global_feedback=config.global_feedback,
             dtype=config.dtype,
@@ -479,32 +498,44 @@ class Lsnn(Network):
         self.parameters = config.parameters
         self.n_regular = int(np.sum(config.parameters.beta == 0))
 
+    @staticmethod
+    def _kappa(config):
+        return np.exp(-config.parameters.dt_ms / config.tau_out) if config.psp_out else None
+
     def __call__(self, features, seq_len, dropout_seed=None, with_spikes=False):
         """As `Network.__call__`; `with_spikes` fills `Output.spikes`."""
-        stop, n_repeat = eprop.stops_recurrence(self.config.rule), self.parameters.n_repeat
-        activities, spikes, x = [], [], self.drop_out(features, dropout_seed, 0)
+        stop = eprop.stops_recurrence(self.config.rule)
+        outputs, spikes, x = [], [], self.drop_out(features, dropout_seed, 0)
         for k, layer in enumerate(self.layers):
             if k > 0:
                 x = self._drop_out_spikes(x, dropout_seed, k)
-            per_step = with_spikes or k + 1 < len(self.layers)
+            per_step = with_spikes or self.config.filter_steps or k + 1 < len(self.layers)
             x = layer(x, seq_len, stop, per_step)
-            activities.append(frame_means(x, n_repeat) if per_step else x)
+            outputs.append((x, per_step))
             if with_spikes:
                 spikes.append(x)
-        return self._read_out(activities, spikes, dropout_seed)
+        return self._read_out(outputs, spikes, dropout_seed)
 
     def recorded(self, features, seq_len, probe):
         spikes, record = self._only_layer().recorded(
             features, seq_len, eprop.stops_recurrence(self.config.rule), probe
         )
-        activity = frame_means(spikes, self.parameters.n_repeat)
-        return self._read_out([activity], [spikes], None), record
+        return self._read_out([(spikes, True)], [spikes], None), record
 
-    def _read_out(self, activities, spikes, dropout_seed):
-        """Output of the network from its layers' activities, each [batch, frames, ...]."""
-        from_all = self.config.loss_from_all_layers
-        activity = tf.concat(activities, -1) if from_all else activities[-1]
-        logits = self.readout(self.drop_out(activity, dropout_seed, len(self.layers)))
+    def _read_out(self, outputs, spikes, dropout_seed):
+        """Output of the network from (spikes [batch, steps, ...], True) of each layer, or from
+        (means over frames [batch, frames, ...], False)."""
+        n_repeat, config = self.parameters.n_repeat, self.config
+        seen = outputs if config.loss_from_all_layers else outputs[-1:]
+        counted = outputs if config.filter_steps else seen
+        activity = tf.concat(
+            [frame_means(x, n_repeat) if per_step else x for x, per_step in counted], -1
+        )
+        read = activity
+        if config.filter_steps:
+            x = tf.concat([x for x, _ in seen], -1)
+            read = frame_means(exponential_filter(x, self._kappa(config)), n_repeat)
+        logits = self.readout(self.drop_out(read, dropout_seed, len(self.layers)))
         return Output(logits, activity, tuple(spikes))
 
     def _drop_out_spikes(self, spikes, dropout_seed, place):
@@ -540,38 +571,56 @@ class Lsnn(Network):
 
 
 class Lstm(Network):
-    """Bidirectional LSTM; arguments as for `Lsnn`, with an LstmConfig."""
+    """LSTM; arguments as for `Lsnn`, with an LstmConfig."""
 
     def __init__(self, config, n_features, n_outputs, random_generator):
-        n_columns = config.n_lstm * (4 if config.lstm else 1)
-        shape = (N_DIRECTIONS, n_features + config.n_lstm, n_columns)
-        limit = config.init_scale or np.sqrt(6 / (shape[1] + shape[2]))  # Glorot & Bengio 2010
-        layer = LstmLayer(
-            random_generator.uniform(-limit, limit, shape),
-            np.zeros((N_DIRECTIONS, n_columns)),
-            reference_quirks=config.reference_quirks,
-            plain=not config.lstm,
-            engine=config.engine,
-            dtype=config.dtype,
-            name="layer0",
-        )
+        n_cells, n_columns = config.n_lstm, config.n_lstm * (4 if config.lstm else 1)
+        n_out = config.n_directions * n_cells
+        layers = []
+        for k in range(config.n_layer):
+            shape = (config.n_directions, (n_out if k else n_features) + n_cells, n_columns)
+            limit = config.init_scale or np.sqrt(6 / (shape[1] + shape[2]))  # Glorot & Bengio 2010
+            kernel = random_generator.uniform(-limit, limit, shape)
+            peephole = np.zeros((config.n_directions, 3, n_cells)) if config.peephole else None
+            layers.append(
+                LstmLayer(
+                    kernel,
+                    np.zeros((config.n_directions, n_columns)),
+                    peephole,
+                    reference_quirks=config.reference_quirks,
+                    plain=not config.lstm,
+                    engine=config.engine,
+                    dtype=config.dtype,
+                    name=f"layer{k}",
+                )
+            )
         readout = Readout(
-            N_DIRECTIONS * config.n_lstm,
+            n_out * (config.n_layer if config.loss_from_all_layers else 1),
             n_outputs,
             config.rule,
             random_generator,
             penalise_random_feedback=config.reference_quirks,
             dtype=config.dtype,
         )
-        super().__init__(config, n_features, [layer], readout, name="lstm")
+        super().__init__(config, n_features, layers, readout, name="lstm")
 
     def __call__(self, features, seq_len, dropout_seed=None):
-        layer = self.layers[0]
-        activity = layer(features, seq_len, eprop.stops_recurrence(self.config.rule))
-        return Output(self.readout(activity), activity, ())
+        activities, x = [], features
+        for k, layer in enumerate(self.layers):
+            x = self.drop_out(x, dropout_seed, k)
+            x = layer(x, seq_len, eprop.stops_recurrence(self.config.rule))
+            activities.append(x)
+        return self._read_out(activities, dropout_seed)
 
     def recorded(self, features, seq_len, probe):
         activity, record = self._only_layer()(
             features, seq_len, eprop.stops_recurrence(self.config.rule), probe, record=True
         )
-        return Output(self.readout(activity), activity, ()), record
+        return self._read_out([activity], None), record
+
+    def _read_out(self, activities, dropout_seed):
+        """Output of the network from the cells' outputs of each layer, [batch, frames, ...]."""
+        from_all = self.config.loss_from_all_layers
+        activity = tf.concat(activities, -1) if from_all else activities[-1]
+        logits = self.readout(self.drop_out(activity, dropout_seed, len(self.layers)))
+        return Output(logits, activity, ())

@@ -22,14 +22,12 @@ from training import checkpoints, devices, flags, loop, reporting  # noqa: E402
 
 
 def define_flags(flag_values):
-    define = command_line.Definer(flag_values)
+    define = command_line.Definer(flag_values, ramping_learning_rate=True)
     framewise.define_flags(define)
     front_end.define_flags(define)
-    flags.define_flags(
-        define, n_epochs=80, lr_decay_every=-1, readout_decay=1e-2, ramping_learning_rate=True
-    )
+    flags.define_flags(define)
     neurons.define_flags(define)
-    models.define_lsnn_flags(define)
+    models.define_flags(define, "lsnn")
     starts.define_flags(define)
     define.bool("measure_memory", True, "measure what the first layer remembers, before and after")
     define.bool("cell_train", True, "train the recurrent layers, else the readout")

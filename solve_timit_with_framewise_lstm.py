@@ -20,13 +20,11 @@ from training import devices, flags, loop  # noqa: E402
 
 
 def define_flags(flag_values):
-    define = command_line.Definer(flag_values)
+    define = command_line.Definer(flag_values, n_epochs=30, lr_decay_every=500, readout_decay=1e-3)
     framewise.define_flags(define)
     front_end.define_flags(define)
-    flags.define_flags(
-        define, n_epochs=30, lr_decay_every=500, readout_decay=1e-3, ramping_learning_rate=False
-    )
-    models.define_lstm_flags(define)
+    flags.define_flags(define)
+    models.define_flags(define, "lstm")
 
 
 def check_flags(flag_values):
@@ -41,7 +39,9 @@ def check_flags(flag_values):
 
 def choose_engine(flag_values):
     """The engine that `--engine` names; `auto` is `fused`, for LSTM cells without a visible GPU."""
-    return devices.choose_engine(flag_values.engine, "fused" if flag_values.lstm else "dense")
+    return devices.choose_engine(
+        flag_values.engine, "fused" if flag_values.lstm and not flag_values.peephole else "dense"
+    )
 
 
 def make_task(flag_values):

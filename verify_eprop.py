@@ -34,6 +34,7 @@ import models  # noqa: E402
 from layers import neurons  # noqa: E402
 from layers.alif import ENGINES  # noqa: E402
 from layers.lstm import FORGET_BIAS, LSTM_ENGINES, N_DIRECTIONS  # noqa: E402
+from tasks.ctc import ctc_losses  # noqa: E402
 from tasks.framewise import cross_entropy  # noqa: E402
 from training.steps import compute_gradients, make_optimizer  # noqa: E402
 
@@ -269,7 +270,7 @@ def load_vectors(path):
             vectors = {name: file[name] for name in file.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise command_line.UserError(f"--vectors: {path} is no .npz file ({error})") from None
-    needed = {"settings_json", "features", "phns", "seq_len"}
+    needed = {"settings_json", "features", "seq_len"}
     return vectors if needed <= vectors.keys() else None
 
 
@@ -318,23 +319,69 @@ def network_of_vectors(vectors, engine):
     return network
 
 
-def recorded_names(network):
-    """For each of the network's variables: (names in the files, one a direction; the variable)."""
+def ctc_network_of_vectors(vectors, engine):
+    """As `network_of_vectors`, for a file recorded from the authors' CTC script."""
+    settings = json.loads(str(vectors["settings_json"]))
+    shared = {
+        "rule": eprop.rule_of_flag(settings["eprop"]),
+        **{name: settings[name] for name in ("n_layer", "loss_from_all_layers", "l2")},
+    }
+    if settings["model"] == "lstm":  # of which each has peepholes
+        config = models.LstmConfig(n_lstm=settings["n_neuron"], peephole=True, **shared)
+    else:
+        n_regular = round(settings["n_split"] * settings["n_neuron"])
+        names = "tau_v tau_a thr beta n_ref dampening_factor dt n_repeat"
+        parameters = neurons.alif_parameters(
+            n_regular,
+            settings["n_neuron"] - n_regular,
+            **{name: settings[name] for name in names.split()},
+            reference_quirks=True,
+        )
+        config = models.LsnnConfig(
+            parameters=parameters,
+            filter_steps=True,
+            engine=engine if engine in ENGINES else "dense",
+            **{name: settings[name] for name in ("tau_out", "reg", "reg_rate")},
+            **shared,
+        )
+    kind = models.Lstm if settings["model"] == "lstm" else models.Lsnn
+    sizes = vectors["features"].shape[-1], vectors["logits"].shape[-1]
+    network = kind(config, *sizes, np.random.default_rng(0))
+    for names, variable in recorded_names(network, with_layer=True).values():
+        variable.assign(_recorded(vectors, "weight/", names))
+    return network
+
+
+def recorded_names(network, with_layer=None):
+    """For each of the network's variables: (its names in the files, the variable).
+
+    Names are those of the arrays to stack, one a direction; of peepholes three a direction.
+
+    Args:
+        with_layer: whether names end in the layer's number; None: in those of spiking networks.
+    """
     readout = {"w_out": "w_out", "b_out": "b_out", "feedback": "B_out"}
+    with_layer = network.is_spiking if with_layer is None else with_layer
     names = {}
     for name, variable in network.weights().items():
         module, short = name.split("/")
         if module == "readout":
             names[name] = ([readout[short]], variable)
+            continue
+        ends = [f"{d}_l{module.removeprefix('layer')}" if with_layer else d for d in ("fw", "bw")]
+        if short == "peephole":
+            names[name] = ([[f"w_{gate}_diag_{end}" for gate in "ifo"] for end in ends], variable)
         else:
-            suffix = f"_l{module.removeprefix('layer')}" if network.is_spiking else ""
-            names[name] = ([f"{short}_{d}{suffix}" for d in ("fw", "bw")], variable)
+            names[name] = ([f"{short}_{end}" for end in ends], variable)
     return names
 
 
 def _recorded(vectors, prefix, names):
     """The recorded tensor of a variable, its directions stacked; None if it was not recorded."""
-    arrays = [vectors.get(prefix + name) for name in names]
+    arrays = [
+        _recorded(vectors, prefix, name) if isinstance(name, list) else vectors.get(prefix + name)
+        for name in names
+    ]
     if any(array is None for array in arrays):
         return None
     return np.stack(arrays) if len(arrays) > 1 else arrays[0]
@@ -342,6 +389,8 @@ def _recorded(vectors, prefix, names):
 
 def compare(vectors, engine):
     """Rebuild a file's case and compare every number that it records; returns a Comparison."""
+    if "label_indices" in vectors:
+        return _compare_ctc(vectors, engine)
     network = network_of_vectors(vectors, engine)
     variables = network.trainable_variables
     batch = (vectors["features"], vectors["phns"], vectors["seq_len"])
@@ -408,6 +457,63 @@ def _compare_trace(vectors, network, variables, step):
     )
 
 
+def _compare_ctc(vectors, engine):
+    """As `compare`, for a file recorded from the authors' CTC script."""
+    network = ctc_network_of_vectors(vectors, engine)
+    variables = network.trainable_variables
+    shape = len(vectors["seq_len"]), int(vectors["label_indices"].max()) + 1
+    labels = tf.SparseTensor(vectors["label_indices"], vectors["label_values"], shape)
+    labels = tf.cast(labels, tf.int32)
+
+    def step():
+        return compute_gradients(
+            network,
+            lambda logits, _, seq_len: ctc_losses(logits, labels, seq_len),
+            variables,
+            vectors["features"],
+            None,
+            vectors["seq_len"],
+        )
+
+    def largest_error(prefix, values):
+        value_of = lambda v: values.get(v.ref())
+        return _largest_error(network, vectors, prefix, value_of, with_layer=True)
+
+    output, losses, gradients = step()
+    by_variable = dict(zip((v.ref() for v in variables), gradients))
+    parts = {"loss": losses.total, "loss_ctc": losses.prediction, "loss_reg": losses.rate}
+    spikes_equal = None
+    if network.is_spiking:
+        spikes = network(vectors["features"], vectors["seq_len"], with_spikes=True).spikes
+        spikes_equal = all(np.array_equal(z, vectors[f"layer{k}"]) for k, z in enumerate(spikes))
+    weight_errors, loss_errors, gradient_errors = [], [], []
+    n_steps = sum(name.endswith("/loss") for name in vectors)
+    if n_steps:
+        settings = json.loads(str(vectors["settings_json"]))
+        optimizer = make_optimizer(
+            network, momentum=settings["momentum"], adam_epsilon=settings["adam_epsilon"]
+        )
+        optimizer.learning_rate.assign(settings["lr_init"])
+        optimizer.build(variables)
+    for k in range(n_steps):
+        weight_errors.append(
+            largest_error(f"step{k}/weight/", {v.ref(): v for v in network.variables})
+        )
+        _, step_losses, step_gradients = step()
+        loss_errors.append(relative_error(step_losses.total, vectors[f"step{k}/loss"]))
+        clipped, norm = tf.clip_by_global_norm(step_gradients, settings["grad_clip"])
+        gradient_errors.append(relative_error(norm, vectors[f"step{k}/grad_norm"]))
+        optimizer.apply_gradients(zip(clipped, variables))
+        network.after_update(settings["readout_decay"])
+    return Comparison(
+        spikes_equal=spikes_equal,
+        logits=relative_error(output.logits, vectors["logits"]),
+        losses=max([*loss_errors, *(relative_error(x, vectors[n]) for n, x in parts.items())]),
+        gradients=max([*gradient_errors, largest_error("grad/", by_variable)]),
+        weights=max(weight_errors, default=None),
+    )
+
+
 def _scalars(output, losses, vectors):
     """Losses and framewise error, averaged over utterances, by their recorded names."""
     wrong = np.argmax(output.logits, -1) != vectors["phns"]
@@ -430,10 +536,10 @@ def _spikes_equal(network, vectors):
     )
 
 
-def _largest_error(network, vectors, prefix, value_of):
+def _largest_error(network, vectors, prefix, value_of, with_layer=None):
     """Largest relative error of `value_of(variable)` over the tensors recorded under `prefix`."""
     errors = []
-    for names, variable in recorded_names(network).values():
+    for names, variable in recorded_names(network, with_layer).values():
         recorded = _recorded(vectors, prefix, names)
         if recorded is not None:
             value = value_of(variable)

@@ -1,7 +1,10 @@
-"""Bidirectional layer of LSTM cells in TensorFlow.
+"""Layer of LSTM cells in TensorFlow, in one direction or two.
 
     i, j, f, o = [x, m_{t-1}] kernel + bias, in this order
     c_t = s(f + 1) c_{t-1} + s(i) tanh(j);  m_t = s(o) tanh(c_t),  s the logistic function
+
+With peepholes p_i, p_f, p_o, a weight a cell each, p_i c_{t-1} is added to i, p_f c_{t-1} to f and
+p_o c_t to o.
 
 Two engines compute the same: `dense`, here, is a TensorFlow loop with automatic differentiation, on
 any device; `fused` (`fused_lstm`) does a frame's whole work in one compiled loop, with its gradient
@@ -31,7 +34,7 @@ class LstmRecord(NamedTuple):
 FORGET_BIAS = 1.0
 
 
-def lstm_step(state, projection, w_rec, stop_recurrence):
+def lstm_step(state, projection, w_rec, stop_recurrence, peephole=None):
     """One step of an LSTM cell.
 
     Args:
@@ -39,6 +42,7 @@ def lstm_step(state, projection, w_rec, stop_recurrence):
         projection: [directions, batch, 4 * cells], x times its part of the kernel, plus bias.
         w_rec: [directions, cells, 4 * cells], the kernel's rows for m.
         stop_recurrence: e-prop: gradients flow through time in c only.
+        peephole: [directions, 3, cells], p_i, p_f and p_o; None for none.
 
     Returns:
         ((c, m), gates) with gates [directions, batch, 4, cells] in the order i, j, f, o.
@@ -48,32 +52,41 @@ def lstm_step(state, projection, w_rec, stop_recurrence):
         m = tf.stop_gradient(m)  # what the other cells did is nothing this one's synapses know
     i, j, f, o = tf.split(projection + tf.matmul(m, w_rec), 4, axis=-1)
     f += FORGET_BIAS
+    if peephole is not None:  # e-prop: c is the cell's own, so that these ways stay
+        i += peephole[:, None, 0] * c
+        f += peephole[:, None, 1] * c
     c = tf.sigmoid(f) * c + tf.sigmoid(i) * tf.tanh(j)
+    if peephole is not None:
+        o += peephole[:, None, 2] * c
     m = tf.sigmoid(o) * tf.tanh(c)
     return (c, m), tf.stack([i, j, f, o], axis=-2)
 
 
-def tanh_step(state, projection, w_rec, stop_recurrence):
+def tanh_step(state, projection, w_rec, stop_recurrence, peephole=None):
     """One step of a plain recurrent cell, m_t = tanh([x, m_{t-1}] kernel + bias), for BPTT."""
     assert not stop_recurrence, "the plain cell has no state that e-prop could follow"
+    assert peephole is None, "the plain cell has no gates"
     _, m = state
     m = tf.tanh(projection + tf.matmul(m, w_rec))
     return (m, m), m
 
 
 class LstmLayer(tf.Module):
-    """Bidirectional layer of LSTM cells, or of plain tanh cells.
+    """Layer of LSTM cells, or of plain tanh cells; one direction is the forward one.
 
     Args:
         kernel: [directions, n_in + cells, 4 * cells] initial weights (plain: [..., cells]).
         bias: [directions, 4 * cells] initial bias (plain: [..., cells]).
-        engine: "dense" or "fused", see the module's docstring; plain cells have the first only.
+        peephole: [directions, 3, cells] initial p_i, p_f and p_o; None for none.
+        engine: "dense" or "fused", see the module's docstring; plain cells and peepholes have the
+            first only.
     """
 
     def __init__(
         self,
         kernel,
         bias,
+        peephole=None,
         reference_quirks=False,
         plain=False,
         engine="dense",
@@ -81,18 +94,22 @@ class LstmLayer(tf.Module):
         name=None,
     ):
         super().__init__(name)
-        engines = LSTM_ENGINES[:1] if plain else LSTM_ENGINES
+        engines = LSTM_ENGINES[:1] if plain or peephole is not None else LSTM_ENGINES
         if engine not in engines:
             raise ValueError(f"engine is {engine!r}, expected one of {engines}")
         self.engine = engine
         self.kernel = tf.Variable(kernel, dtype=dtype, name="kernel")
         self.bias = tf.Variable(bias, dtype=dtype, name="bias")
+        self.peephole = None
+        if peephole is not None:
+            self.peephole = tf.Variable(peephole, dtype=dtype, name="peephole")
+        self.n_directions = len(kernel)
         self.n_cells = bias.shape[-1] // (1 if plain else 4)
         self.step = tanh_step if plain else lstm_step
         self.reference_quirks = reference_quirks
 
     def __call__(self, inputs, seq_len, stop_recurrence, output_probe=None, record=False):
-        """Outputs m of the cells; `fused` sets them to 0 in the padding unless `reference_quirks`.
+        """Outputs m of the cells, 0 in the padding unless `reference_quirks`.
 
         With a probe or a record the dense engine runs, whatever the layer's own.
 
@@ -119,7 +136,7 @@ class LstmLayer(tf.Module):
                 self.reference_quirks,
             )
             shape = tf.shape(m)
-            return tf.reshape(m, [shape[0], shape[1], N_DIRECTIONS * self.n_cells])
+            return tf.reshape(m, [shape[0], shape[1], self.n_directions * self.n_cells])
         dtype = self.kernel.dtype
         n_in = self.kernel.shape[1] - self.n_cells
         projection = tf.einsum("bti,dio->dbto", inputs, self.kernel[:, :n_in])
@@ -129,7 +146,7 @@ class LstmLayer(tf.Module):
 
         def step(state, inputs):
             projection, probe = inputs if output_probe is not None else (inputs, None)
-            (c, m), gates = self.step(state, projection, w_rec, stop_recurrence)
+            (c, m), gates = self.step(state, projection, w_rec, stop_recurrence, self.peephole)
             if probe is not None:
                 m += probe
             return (c, m), (m, gates, c) if record else (m,)
@@ -137,15 +154,19 @@ class LstmLayer(tf.Module):
         inputs_of_frames = tf.transpose(projection, [2, 0, 1, 3])
         if output_probe is not None:
             inputs_of_frames = (inputs_of_frames, tf.transpose(output_probe, [2, 0, 1, 3]))
-        zeros = tf.zeros([N_DIRECTIONS, tf.shape(inputs)[0], self.n_cells], dtype)
+        zeros = tf.zeros([self.n_directions, tf.shape(inputs)[0], self.n_cells], dtype)
         outputs = unroll(step, (zeros, zeros), inputs_of_frames)
         outputs = [
             tf.transpose(x, [1, 2, 0, *range(3, len(x.shape))]) for x in outputs
         ]  # [frames, directions, batch, ...] -> [directions, batch, frames, ...]
         m = out_of_cell_time(outputs[0], seq_len, self.reference_quirks)
+        if not self.reference_quirks:
+            m *= tf.sequence_mask(seq_len, tf.shape(m)[1], m.dtype)[:, :, None]
         if not record:
             return m
-        inputs = into_cell_time(tf.stack([inputs, inputs]), seq_len, self.reference_quirks)
+        inputs = into_cell_time(
+            tf.stack([inputs] * self.n_directions), seq_len, self.reference_quirks
+        )
         return m, LstmRecord(inputs, *outputs)
 
 
@@ -163,7 +184,8 @@ def fused_lstm_outputs(inputs, kernel, bias, seq_len, rule, reference_quirks):
     Returns:
         [batch, frames, directions, cells].
     """
-    reverse = [d == 1 for d in range(N_DIRECTIONS)]
+    n_directions = kernel.shape[0]
+    reverse = [d == 1 for d in range(n_directions)]
     dtype = inputs.dtype
 
     def run(inputs, kernel, bias, seq_len):
@@ -182,7 +204,7 @@ def fused_lstm_outputs(inputs, kernel, bias, seq_len, rule, reference_quirks):
     def function(inputs, kernel, bias):
         arguments = [inputs, kernel, bias, seq_len]
         m, *saved = tf.numpy_function(run, arguments, [dtype] * 3)
-        m.set_shape([*inputs.shape[:2], N_DIRECTIONS, bias.shape[-1] // 4])
+        m.set_shape([*inputs.shape[:2], n_directions, bias.shape[-1] // 4])
 
         def gradient(grad_m):
             gradients = tf.numpy_function(sweep, [grad_m, *arguments, m, *saved], [dtype] * 3)

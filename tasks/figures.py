@@ -17,6 +17,7 @@ from speech.figures import (
     width_for_in,
 )
 from toolbox.plotting import (
+    BLUE,
     CLASS_PT,
     LABEL_PT,
     TICK_PT,
@@ -29,6 +30,7 @@ from toolbox.plotting import (
     written,
 )
 
+NAMED_PROBABILITY = 0.2  # phones that never reach it have no line
 ANNOTATED_SHARE = 0.05  # confusions below this stay a tint without a number
 
 
@@ -132,13 +134,14 @@ def plot_lsnn_utterance(
 
 
 @written
-def plot_confusion_matrix(counts, class_names, title):
-    """Draw which share of each true phone's frames was taken for which phone.
+def plot_confusion_matrix(counts, class_names, title, what="phone", counted="frames"):
+    """Draw which share of each true class was taken for which class.
 
     Args:
-        counts: frames, [true class, answered class]; a class without frames is shown empty.
+        counts: [true class, answered class]; a class that never was true is shown empty.
         class_names: name of every class, in the order of `counts`.
         title: one line.
+        what, counted: what a class is, and what `counts` counts.
 
     Raises:
         ValueError: `counts` is not square, or its size is not that of `class_names`.
@@ -148,10 +151,10 @@ def plot_confusion_matrix(counts, class_names, title):
     if counts.shape != (n_classes, n_classes):
         raise ValueError(f"counts are {counts.shape}, {(n_classes, n_classes)} expected")
     totals = counts.sum(axis=1, keepdims=True)
-    # A phone that never occurred has no shares: NaN, drawn grey.
+    # A class that never occurred has no shares: NaN, drawn grey.
     shares = np.divide(counts, totals, out=np.full_like(counts, np.nan), where=totals > 0)
 
-    matrix_in = 1 + 0.2 * n_classes
+    matrix_in = max(1 + 0.2 * n_classes, 5)  # its bar is lettered
     figure = Figure(figsize=(matrix_in + 2.2, matrix_in + 1), layout="compressed")
     set_title(figure, title)
     axes = figure.add_subplot()
@@ -174,11 +177,11 @@ def plot_confusion_matrix(counts, class_names, title):
     axes.set_yticks(np.arange(n_classes + 1) - 0.5, minor=True)
     axes.grid(which="minor", color="0.92", linewidth=0.4)
     axes.tick_params(which="minor", length=0)
-    label_axes(axes, x="answered phone", y="true phone")
+    label_axes(axes, x=f"answered {what}", y=f"true {what}")
 
     right = axes.secondary_yaxis("right")
     right.set_yticks(range(n_classes), [f"{total:,.0f}" for total in totals[:, 0]])
-    label_axes(right, y="frames of the true phone")
+    label_axes(right, y=f"{counted} of the true {what}")
 
     bar = figure.colorbar(
         image, ax=axes, shrink=0.6, aspect=40, ticks=[0, 0.01, 0.05, 0.1, 0.25, 0.5, 1]
@@ -186,7 +189,7 @@ def plot_confusion_matrix(counts, class_names, title):
     bar.ax.set_yticklabels(["0", "1", "5", "10", "25", "50", "100"])
     bar.ax.tick_params(labelsize=TICK_PT)
     bar.set_label(
-        f"share of the true phone's frames (%; numbers from {100 * ANNOTATED_SHARE:.0f} on)",
+        f"share of the true {what}'s {counted} (%; numbers from {100 * ANNOTATED_SHARE:.0f} on)",
         fontsize=LABEL_PT,
     )
     return figure
@@ -219,3 +222,85 @@ def _runs(values):
     changed = (rows[1:] != rows[:-1]).any(axis=1)
     edges = [0, *(np.flatnonzero(changed) + 1), len(values)]
     return [(start, end, values[start]) for start, end in pairwise(edges)]
+
+
+@written
+def plot_confusions(counts, title):
+    """Draw the commonest confusions as bars.
+
+    Args:
+        counts: dict "true → answered" -> how often, the commonest first; may be empty.
+        title: one line.
+    """
+    figure = Figure(figsize=(6.5, 1.4 + 0.19 * len(counts)), layout="constrained")
+    set_title(figure, title)
+    axes = figure.add_subplot()
+    axes.barh(range(len(counts)), list(counts.values()), color=BLUE)
+    axes.set_yticks(range(len(counts)), list(counts))
+    axes.set_ylim(len(counts) - 0.5, -0.5)
+    axes.grid(axis="x", color="0.9", linewidth=0.6)
+    axes.set_axisbelow(True)
+    label_axes(axes, x="how often", y="true → answered")
+    return figure
+
+
+@written
+def plot_phone_probabilities(probabilities, labels, class_names, title):
+    """Draw the probability of every class over time, above the true phones.
+
+    Args:
+        probabilities: [frames, classes]; the last is the blank.
+        labels: int [frames], the class that is spoken.
+        class_names: name of every class.
+        title: one line.
+    """
+    n_frames = len(probabilities)
+    width_in = width_for_in(n_frames * FRAME_HOP_MS / 1000)
+    figure, _, (lines, phones) = stacked_panels(width_in, (2.6, 0.55), title)
+    lines.set_xlim(0, n_frames)
+    frames = np.arange(n_frames) + 0.5
+    lines.plot(frames, probabilities[:, -1], color="0.7", linewidth=1, label="blank")
+    for phone in np.flatnonzero(probabilities[:, :-1].max(axis=0) > NAMED_PROBABILITY):
+        (line,) = lines.plot(frames, probabilities[:, phone], linewidth=1)
+        peak = probabilities[:, phone].argmax()
+        lines.annotate(
+            class_names[phone],
+            (peak + 0.5, probabilities[peak, phone]),
+            fontsize=CLASS_PT,
+            color=line.get_color(),
+            ha="center",
+        )
+    lines.set_ylim(0, 1.08)
+    lines.legend(fontsize=TICK_PT, frameon=False, loc="upper right")
+    label_axes(lines, y="probability")
+    spans = [(start, end, class_names[phone]) for start, end, phone in _runs(np.asarray(labels))]
+    draw_phones(phones, spans, [phone_fill(name) for _, _, name in spans])
+    label_axes(phones, x=f"frame ({FRAME_HOP_MS:g} ms)", y="true\nphones")
+    return figure
+
+
+@written
+def plot_lsnn_digit(pixels, spikes, logits, label, n_repeat, n_regular, n_directions=1):
+    """Draw what an LSNN does with one digit: its pixels as they come, spikes, probabilities.
+
+    Args:
+        pixels: [frames], 0 to 1, in the order of reading.
+        spikes: 0 or 1, [frames * n_repeat, neurons], as `plot_lsnn_utterance` takes them.
+        logits: [frames, 10].
+        label: the true digit.
+        n_repeat, n_regular, n_directions: as there.
+    """
+    n_frames = len(pixels)
+    title = f"a {label}, answered {np.argmax(logits[-1])} (after the last pixel)"
+    figure, grid, panels = stacked_panels(9, (0.8, 3.0, 1.6), title)
+    pixel_axes, raster_axes, class_axes = panels
+    pixel_axes.set_xlim(0, n_frames)
+    pixel_axes.bar(np.arange(n_frames) + 0.5, pixels, width=1, color="black")
+    pixel_axes.set_ylim(0, 1)
+    label_axes(pixel_axes, y="pixel")
+    draw_raster(raster_axes, spikes, n_repeat, n_regular, n_directions)
+    names = [str(digit) for digit in range(logits.shape[1])]
+    image = _draw_probabilities(class_axes, logits, names, [(0, n_frames, label)])
+    label_axes(class_axes, x="pixels read", y="digit\n(box: true)")
+    colour_bar(figure, grid[2, 1], image, "probability")
+    return figure

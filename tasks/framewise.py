@@ -39,6 +39,39 @@ def check_flags(flag_values):
     check_off_or_positive(flag_values, "truncT")
 
 
+def read_dataset(flag_values, reduced_phns, make_front_end=None):
+    """The TimitDataset that the flags name; says what it holds.
+
+    Args:
+        reduced_phns: 39 classes, else 61.
+        make_front_end: function (training features, static columns) -> function that appends to
+            the features of an utterance.
+    """
+    dataset = TimitDataset(
+        flag_values.dataset,
+        preproc=flag_values.preproc,
+        reduced_phns=reduced_phns,
+        target_delay_frames=flag_values.target_delay_frames,
+    )
+    if make_front_end is not None:
+        dataset.extend(make_front_end(dataset.train.features, dataset.n_static))
+    sizes = (f"{name} {len(getattr(dataset, name))}" for name in ("train", "develop", "test"))
+    print(
+        f"utterances: {', '.join(sizes)}; {dataset.n_features} features; {dataset.n_phns} phone "
+        "classes"
+    )
+    if dataset.note:
+        print(f"note: {one_line(dataset.note)}")
+    if dataset.processing is not None:
+        made_with = bool(dataset.processing.get("reference_quirks"))
+        if made_with != flag_values.reference_quirks:
+            print(
+                f"note: {flag_values.dataset} was made with --reference_quirks={made_with}, "
+                f"training runs with {flag_values.reference_quirks}"
+            )
+    return dataset
+
+
 class Framewise:
     """The task of a data set.
 
@@ -49,18 +82,20 @@ class Framewise:
         window_frames: train on random windows of so many frames; -1: on whole utterances.
 
     Attributes:
-        metric: the one that selects.
+        metric, names: the one that selects, and all.
         constant_answer: what always answering the commonest class is called.
         targets_spec: tf.TensorSpec of a batch's targets.
         note: what has to stand beside errors on these data; "" for nothing.
     """
 
-    metric = "frame_error"
+    metric, names = "frame_error", ("frame_error", "frame_error_39")
     constant_answer = "commonest phone"
     targets_spec = tf.TensorSpec([None, None], tf.int32)
 
     def __init__(self, dataset, reference_quirks=False, padding_counts=False, window_frames=-1):
         self.dataset = dataset
+        self.n_features, self.n_classes = dataset.n_features, dataset.n_phns
+        self.checksum, self.note = dataset.checksum, dataset.note
         self._by_length = not reference_quirks
         self._padding_counts = padding_counts
         self._window_frames = window_frames
@@ -69,52 +104,10 @@ class Framewise:
 
     @classmethod
     def from_flags(cls, flag_values, padding_counts=False, make_front_end=None):
-        """Read the data set that the flags name; says what it holds.
-
-        Args:
-            make_front_end: function (training features, static columns) -> function that appends
-                to the features of an utterance.
-        """
-        dataset = TimitDataset(
-            flag_values.dataset,
-            preproc=flag_values.preproc,
-            reduced_phns=flag_values.reduced_phns,
-            target_delay_frames=flag_values.target_delay_frames,
-        )
-        if make_front_end is not None:
-            dataset.extend(make_front_end(dataset.train.features, dataset.n_static))
-        sizes = (f"{name} {len(getattr(dataset, name))}" for name in ("train", "develop", "test"))
-        print(
-            f"utterances: {', '.join(sizes)}; {dataset.n_features} features; {dataset.n_phns} "
-            "phone classes"
-        )
-        if dataset.note:
-            print(f"note: {one_line(dataset.note)}")
+        """The task of `read_dataset`."""
         quirks = flag_values.reference_quirks
-        if dataset.processing is not None:
-            made_with = bool(dataset.processing.get("reference_quirks"))
-            if made_with != quirks:
-                print(
-                    f"note: {flag_values.dataset} was made with --reference_quirks={made_with}, "
-                    f"training runs with {quirks}"
-                )
+        dataset = read_dataset(flag_values, flag_values.reduced_phns, make_front_end)
         return cls(dataset, quirks, padding_counts, flag_values.truncT)
-
-    @property
-    def n_features(self):
-        return self.dataset.n_features
-
-    @property
-    def n_classes(self):
-        return self.dataset.n_phns
-
-    @property
-    def checksum(self):
-        return self.dataset.checksum
-
-    @property
-    def note(self):
-        return self.dataset.note
 
     # Batches
 
@@ -171,7 +164,11 @@ class Framewise:
 
     def metrics(self, sums, n_utterances):
         """The metrics of a split."""
-        return {n: float(sums[n] / n_utterances) for n in ("frame_error", "frame_error_39")}
+        return {n: float(sums[n] / n_utterances) for n in self.names}
+
+    def for_the_end(self):
+        """The task by which the test set is read."""
+        return self
 
     def constant_error(self):
         """`metric` on the development set of always answering the commonest class."""

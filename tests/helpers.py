@@ -144,3 +144,13 @@ def fills(axes):
 
 def y_labels(figure):
     return [axes.get_ylabel().replace("\n", " ") for axes in figure.axes]
+
+
+def mnist_arrays(n_train=40, n_test=10, side=28):
+    """Arrays of random bytes by the names that Keras gives those of MNIST."""
+    random_generator = np.random.default_rng(0)
+    arrays = {}
+    for part, n in (("train", n_train), ("test", n_test)):
+        arrays[f"x_{part}"] = random_generator.integers(0, 256, (n, side, side), np.uint8)
+        arrays[f"y_{part}"] = np.arange(n, dtype=np.uint8) % 10
+    return arrays

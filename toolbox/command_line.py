@@ -125,13 +125,26 @@ class Definer:
 
     Its methods are absl's DEFINE functions bool, integer, float, string, enum, list, and
     `define_path` as path.
+
+    Args:
+        flag_values: absl.flags.FlagValues.
+        left_out: names of flags that a script does not have.
+        defaults: of flags whose default differs in this script.
     """
 
-    def __init__(self, flag_values):
-        for kind in ("bool", "integer", "float", "string", "enum", "list"):
-            function = getattr(flags, f"DEFINE_{kind}")
-            setattr(self, kind, functools.partial(function, flag_values=flag_values))
-        self.path = functools.partial(define_path, flag_values=flag_values)
+    def __init__(self, flag_values, left_out=(), **defaults):
+        functions = {
+            kind: getattr(flags, f"DEFINE_{kind}")
+            for kind in ("bool", "integer", "float", "string", "enum", "list")
+        }
+        for kind, function in (functions | {"path": define_path}).items():
+            setattr(self, kind, functools.partial(self._define, function))
+        self._flag_values, self._left_out, self._defaults = flag_values, left_out, defaults
+
+    def _define(self, function, name, default, *details, **options):
+        if name not in self._left_out:
+            default = self._defaults.get(name, default)
+            function(name, default, *details, flag_values=self._flag_values, **options)
 
 
 def check_finite(flag_values):

@@ -4,8 +4,9 @@ import dataclasses
 import os
 
 import eprop
-from toolbox.command_line import UserError, check_finite, check_off_or_positive
-from training.schedule import N_RAMP_ITERATIONS, Schedule
+from toolbox.command_line import UserError, check_finite
+from training import schedule
+from training.schedule import Schedule
 
 # Flags that may stand beside --resume: what they say does not enter the result (the number of
 # threads does so by rounding at most).
@@ -13,12 +14,8 @@ RESUME_FLAGS = ("dataset", "checkpoint_every_s", "n_threads", "cuda_device", "ve
 MAX_INTEGER = 2**31 - 1
 
 
-def define_flags(define, n_epochs, lr_decay_every, readout_decay, ramping_learning_rate):
-    """Define the flags; the arguments are the defaults in which the scripts differ.
-
-    Args:
-        define: command_line.Definer.
-    """
+def define_flags(define):
+    """Define the flags; `define` is a command_line.Definer."""
     define.enum(
         "eprop",
         None,
@@ -29,7 +26,7 @@ def define_flags(define, n_epochs, lr_decay_every, readout_decay, ramping_learni
         "reference_quirks", False, "compute what the authors' code does, see docs/reference.md"
     )
     define.integer("seed", -1, "seed of all random numbers; -1: a new one", -1, MAX_INTEGER)
-    define.integer("n_epochs", n_epochs, "passes over the training set", 0)
+    define.integer("n_epochs", 80, "passes over the training set", 0)
     define.integer("batch", 32, "examples in a training batch", 1)
     define.integer("test_batch", 32, "examples in an evaluation batch", 1)
     define.integer("print_every", 100, "iterations between evaluations", 1)
@@ -40,26 +37,20 @@ def define_flags(define, n_epochs, lr_decay_every, readout_decay, ramping_learni
         0,
     )
     define.bool("adam", True, "Adam, else gradient descent with momentum")
-    define.float("lr_init", 0.01, "learning rate", 0)
-    define.float("cell_lr_factor", 1.0, "factor of it for the layers' weights", 0)
-    define.bool(
-        "ramping_learning_rate",
-        ramping_learning_rate,
-        f"raise the learning rate from 0 to lr_init over {N_RAMP_ITERATIONS} iterations",
-    )
-    define.integer(
-        "lr_decay_every", lr_decay_every, "iterations between learning-rate decays; -1: none"
-    )
-    define.float("lr_decay", 0.3, "factor of a learning-rate decay", 0)
+    schedule.define_flags(define)
+    define.float("cell_lr_factor", 1.0, "factor of the learning rate for the layers' weights", 0)
     define.float("adam_epsilon", 1e-5, "Adam's epsilon", 0)
     define.float("momentum", 0.9, "momentum, and Adam's beta1", 0, 0.9999)
     define.float("l2", 1e-5, "weight of the sum of squared weights in the loss", 0)
     define.float(
         "readout_decay",
-        readout_decay,
+        1e-2,
         "adaptive e-prop: share of readout and feedback weights lost an iteration",
         0,
         1,
+    )
+    define.float(
+        "grad_clip", 0.0, "largest global norm of the gradients, before the optimiser; 0: any", 0
     )
     define.float("gd_noise", 0.036, "standard deviation of the gradient noise", 0)
     define.integer("noise_step_start", -1, "iteration at which it starts; -1: never", -1)
@@ -98,7 +89,7 @@ def define_flags(define, n_epochs, lr_decay_every, readout_decay, ramping_learni
 
 def check_flags(flag_values):
     """Raise UserError for values that their types and bounds let pass and that cannot work."""
-    check_off_or_positive(flag_values, "lr_decay_every")
+    schedule.check_flags(flag_values)
     check_finite(flag_values)
     for name, value in flag_values.flag_values_dict().items():
         if isinstance(value, int) and value > MAX_INTEGER:
@@ -121,25 +112,21 @@ class TrainingConfig:
     checkpoint_every_s: float
     plot: bool
     verbose: bool
-    adam: bool
+    optimizer: str
     momentum: float
     adam_epsilon: float
     cell_lr_factor: float
     readout_decay: float
     input_noise_std: float
+    grad_clip: float
     gd_noise: float
     noise_step_start: int
     schedule: Schedule
 
     @classmethod
     def from_flags(cls, flag_values):
-        names = [field.name for field in dataclasses.fields(cls) if field.name != "schedule"]
-        return cls(
-            **{name: getattr(flag_values, name) for name in names},
-            schedule=Schedule(
-                flag_values.lr_init,
-                flag_values.ramping_learning_rate,
-                flag_values.lr_decay_every,
-                flag_values.lr_decay,
-            ),
-        )
+        names = [f.name for f in dataclasses.fields(cls) if hasattr(flag_values, f.name)]
+        settings = {name: getattr(flag_values, name) for name in names}
+        if "optimizer" not in settings:
+            settings["optimizer"] = "adam" if flag_values.adam else "sgd"
+        return cls(**settings, schedule=Schedule.from_flags(flag_values))

@@ -39,6 +39,8 @@ class Experiment(NamedTuple):
     # (flag values) -> function (folder, network, task, "before" or "after") -> metrics, which is
     # called before training and after it; or None
     make_observer: Callable = lambda flag_values: None
+    # (flag values) -> what is read in their place, where a default depends on another flag
+    settings: Callable = lambda flag_values: flag_values
     make_run: Callable = None  # a subclass of `Run`, for benchmarks; else `Run` itself
 
 
@@ -51,6 +53,7 @@ def run(experiment, flag_values):
         flag_values, experiment.define_flags, experiment.script
     )
     experiment.check_flags(flag_values)
+    settings = experiment.settings(flag_values)
     with contextlib.ExitStack() as held:
         is_chief = devices.worker_index() == 0
         folder = _enter(flag_values.resume, is_chief, held)
@@ -58,14 +61,14 @@ def run(experiment, flag_values):
             checkpoints.remove(folder)  # where a kill came between the two
             print(f"{flag_values.resume}: this run has ended, there is nothing to resume")
             return
-        task = experiment.make_task(flag_values)
+        task = experiment.make_task(settings)
         strategy = devices.set_up_devices(
             flag_values.cuda_device, flag_values.n_threads, flag_values.batch
         )
         if strategy.num_replicas_in_sync > 1:
             held.enter_context(strategy.scope())
         seed = devices.set_up_seed(flag_values.seed)
-        network = experiment.make_network(flag_values, task, seed)
+        network = experiment.make_network(settings, task, seed)
         if not (folder and checkpoints.exists(folder)):
             _start_from(network, task, flag_values.checkpoint, _ridge_batch(flag_values))
         if flag_values.resume and is_chief:
@@ -80,7 +83,7 @@ def run(experiment, flag_values):
         train(
             network,
             task,
-            TrainingConfig.from_flags(flag_values),
+            TrainingConfig.from_flags(settings),
             seed,
             folder,
             experiment.trained_part(flag_values, network).trainable_variables,
@@ -192,7 +195,7 @@ class Run:
         self.n_parameters = sum(int(np.prod(v.shape)) for v in variables)
         self.progress = checkpoints.Progress()
         self._optimizer = make_optimizer(
-            network, config.adam, config.momentum, config.adam_epsilon, config.cell_lr_factor
+            network, config.optimizer, config.momentum, config.adam_epsilon, config.cell_lr_factor
         )
         self._train_step = make_train_step(
             network,
@@ -202,6 +205,7 @@ class Run:
             seed,
             config.readout_decay,
             config.input_noise_std,
+            config.grad_clip,
             config.gd_noise,
             config.noise_step_start,
         )
@@ -269,7 +273,7 @@ class Run:
     def step(self, epoch, batch):
         """Train on a batch; returns its loss."""
         progress = self.progress
-        rate = self.config.schedule.rate(progress.iteration)
+        rate = self.config.schedule.rate(progress.iteration, self.n_iterations)
         start = time.perf_counter()
         with health.failures_explained(
             progress.iteration, epoch, batch, self.network.weights(), self._advice()
@@ -292,7 +296,7 @@ class Run:
                 f"iteration {progress.iteration}: the development loss is {develop.loss}: "
                 f"{self._advice()}"
             )
-        rate = self.config.schedule.rate(progress.iteration)
+        rate = self.config.schedule.rate(progress.iteration, self.n_iterations)
         record = reporting.evaluation_record(self.task, develop, progress, epoch, rate)
         progress.evaluations.append(record)
         progress.train_losses.clear()
@@ -347,15 +351,19 @@ class Run:
         checkpoints.save_weights(self._path("last.npz"), network)
         observed = observer(self.folder, network, task, "after") if observer else {}
         checkpoints.load_weights(self._path("best.npz"), network)
-        test = self._evaluate("test")
+        final, evaluate = task.for_the_end(), self._evaluate
+        if final is not task:
+            evaluate = make_evaluation(network, final, self.config.test_batch)
+            final.read_develop(evaluate("develop"))
+        test = evaluate("test")
         self._draw()
-        task.draw_results(self.folder, test)
+        final.draw_results(self.folder, test)
         self._count_time()
         best, first = progress.best, progress.evaluations[0]
         error = f"develop_{task.metric}"
         metrics = {
             "metric": task.metric,
-            **{f"best_develop_{name}": best[f"develop_{name}"] for name in test.metrics},
+            **{f"best_develop_{name}": best[f"develop_{name}"] for name in task.names},
             **{f"test_{name}": value for name, value in test.metrics.items()},
             f"initial_{error}": first[error],
             f"majority_{error}": self._constant_error,

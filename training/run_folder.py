@@ -25,6 +25,7 @@ PACKAGES = (
     "numba",
     "numpy",
     "scipy",
+    "scikit_learn",
     "python_speech_features",
     "soundfile",
     "nengo",

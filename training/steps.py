@@ -37,18 +37,27 @@ class Momentum(_SlowedUpdates, tf.keras.optimizers.SGD):
     pass
 
 
-def make_optimizer(network, adam=True, momentum=0.9, adam_epsilon=1e-5, cell_lr_factor=1.0):
+class RmsProp(_SlowedUpdates, tf.keras.optimizers.RMSprop):
+    pass
+
+
+OPTIMIZERS = ("adam", "sgd", "rmsprop")
+
+
+def make_optimizer(network, optimizer="adam", momentum=0.9, adam_epsilon=1e-5, cell_lr_factor=1.0):
     """The optimiser of a models.Network; its learning rate is set before every step.
 
     Args:
-        adam: Adam, else gradient descent with momentum.
-        momentum: also Adam's beta1.
+        optimizer: one of `OPTIMIZERS`.
+        momentum: of gradient descent and RMSprop, and Adam's beta1.
+        adam_epsilon: Adam's alone.
         cell_lr_factor: factor of the learning rate for the layers' weights, not the readout's.
     """
     slowed = [weights for layer in network.layers for weights in layer.trainable_variables]
-    if adam:
+    if optimizer == "adam":
         return Adam(slowed, cell_lr_factor, beta_1=momentum, epsilon=adam_epsilon)
-    return Momentum(slowed, cell_lr_factor, momentum=momentum)
+    kind = Momentum if optimizer == "sgd" else RmsProp
+    return kind(slowed, cell_lr_factor, momentum=momentum)
 
 
 def compute_gradients(
@@ -84,6 +93,7 @@ def make_train_step(
     seed,
     readout_decay=0.0,
     input_noise_std=0.0,
+    grad_clip=0.0,
     gd_noise=0.0,
     noise_step_start=-1,
 ):
@@ -99,7 +109,7 @@ def make_train_step(
         optimizer: of `make_optimizer`.
         variables: what the step trains.
         seed: of dropout and noise, which depend on it and the iteration alone.
-        readout_decay, input_noise_std, gd_noise, noise_step_start: the flags of these names.
+        readout_decay, input_noise_std, grad_clip, gd_noise, noise_step_start: the flags of these names.
 
     Returns:
         Function (features [batch, frames, n], targets, seq_len [batch], learning_rate, iteration)
@@ -126,6 +136,11 @@ def make_train_step(
             seq_len[share],
             dropout_seed,
         )
+        if grad_clip > 0:
+            # The norm is that of all replicas' gradients together.
+            norm = tf.linalg.global_norm(replicas.all_reduce(tf.distribute.ReduceOp.SUM, gradients))
+            factor = grad_clip / tf.maximum(norm, grad_clip)
+            gradients = [g * factor for g in gradients]
         if noise_step_start >= 0:
             is_noisy = random_seed[1] >= noise_step_start
             std = tf.where(is_noisy, gd_noise / n_replicas, 0)

@@ -107,7 +107,7 @@ def test_a_plan_is_based_on_another_one(plan_of, tmp_path):
     ("entries", "message"),
     [
         ({"name": "a/b"}, "name is 'a/b'"),
-        ({"script": "train.py"}, "script is 'train.py': expected solve_timit"),
+        ({"script": "train.py"}, "script is 'train.py': expected solve_"),
         ({"seeds": [1, 1]}, "seeds is"),
         ({"seeds": [True]}, "seeds is"),
         ({"seeds": []}, "seeds is"),

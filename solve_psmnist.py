@@ -1,0 +1,215 @@
+"""Permuted sequential MNIST with an LSNN or an LSTM, by BPTT or e-prop.
+
+    python3 solve_psmnist.py --eprop=symmetric
+    python3 solve_psmnist.py --eprop=symmetric --dataset=~/.keras/datasets/mnist.npz --side=14
+
+reads a digit's pixels one at a time in a fixed random order, answers at the end, and writes a run
+folder under `results`. The first command takes the 1,797 digits of 8 x 8 pixels that scikit-learn
+brings along: test error 0.35, a minute on one core (docs/psmnist.md has the other errors to expect).
+"""
+
+import copy
+
+import numpy as np
+from absl import flags as absl_flags
+from sklearn.linear_model import RidgeClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from toolbox import command_line
+
+command_line.import_tensorflow()
+
+import models  # noqa: E402
+from layers import neurons  # noqa: E402
+from lmu import legendre  # noqa: E402
+from tasks import psmnist  # noqa: E402
+from training import devices, flags, loop  # noqa: E402
+
+# Defaults of shared flags that differ here.
+DEFAULTS = {
+    "batch": 100,
+    "test_batch": 100,
+    "print_every": 60,
+    "adam_epsilon": 1e-8,
+    "lr_init": 0.003,
+    "lr_schedule": "linear",
+    "lr_hold": 0.0,
+    "lr_final": 0.1,
+    "n_directions": 1,
+    "n_repeat": 1,
+    "n_regular": 0,
+    "n_adaptive": 128,
+    "weight_scale": 0.5,
+    "reg": 5.0,
+    "n_lstm": 128,
+}
+# ... and that depend on the side: the engine scales beta by 1 - rho, so that it must grow with tau_a.
+DEFAULTS_BY_SIDE = {
+    "n_epochs": {8: 30, 14: 6, 28: 3},
+    "tau_a": {8: 200.0, 14: 800.0, 28: 800.0},
+    "beta": {8: 3.6, 14: 14.4, 28: 7.2},
+    "tau_out": {8: 20.0, 14: 30.0, 28: 56.0},
+    "reg_rate": {8: 50.0, 14: 30.0, 28: 20.0},
+    "front_end_order": {8: 16, 14: 32, 28: 64},
+    "front_end_theta": {8: 64.0, 14: 196.0, 28: 784.0},
+}
+FRONT_END_FLAGS = ("front_end_order", "front_end_theta")
+# The reference row: an LMU of this order that holds the whole digit, by pixels, with this readout.
+REFERENCE_ORDERS = {64: 32, 196: 64, 784: 256}
+RIDGE_ALPHAS = tuple(10.0**k for k in range(-1, 5))  # of standardised columns, summed over digits
+
+
+def define_flags(flag_values):
+    by_side = dict.fromkeys(DEFAULTS_BY_SIDE)  # None: see with_defaults
+    define = command_line.Definer(flag_values, **DEFAULTS, **by_side)
+    define.enum("model", "lsnn", ["lsnn", "lstm"], "network")
+    psmnist.define_flags(define)
+    define.enum("front_end", None, ["lmu"], "append the state of an ideal Legendre memory")
+    define.integer("front_end_order", None, "columns of it", 1)
+    define.float("front_end_theta", None, "what it remembers, pixels", 1)
+    flags.define_flags(define)
+    neurons.define_flags(define)
+    models.define_flags(define, "lsnn", "lstm")
+    define.bool("cell_train", True, "train the recurrent layers, else the readout")
+    flag_values["weight_scale"].help = "factor of the initial input and recurrent weights"
+    for name, values in DEFAULTS_BY_SIDE.items():
+        told = ", ".join(f"{value:g} at side {side}" for side, value in values.items())
+        flag_values[name].help += f" (default: {told})"
+
+
+def with_defaults(flag_values):
+    """A copy of parsed flags with the defaults that depend on `--side`."""
+    flag_values = copy.deepcopy(flag_values)
+    if not flag_values.resume:  # else the run's own flags follow
+        side = psmnist.side_of(flag_values)
+        for name, values in DEFAULTS_BY_SIDE.items():
+            flag_values.set_default(name, values[side])
+    return flag_values
+
+
+def _names(*definitions):
+    """Names of the flags that functions of a Definer define."""
+    scratch = absl_flags.FlagValues()
+    for define_some in definitions:
+        define_some(command_line.Definer(scratch))
+    return set(scratch)
+
+
+def _own_flags():
+    """Names of the flags that one of the networks alone has, by network."""
+    lsnn = _names(neurons.define_flags, lambda define: models.define_flags(define, "lsnn"))
+    lstm = _names(lambda define: models.define_flags(define, "lstm"))
+    return {"lsnn": sorted(lsnn - lstm), "lstm": sorted(lstm - lsnn)}
+
+
+def check_flags(flag_values):
+    """Raise UserError for flags that do not go together."""
+    flags.check_flags(flag_values)
+    psmnist.side_of(flag_values)
+    if not flag_values.front_end:
+        command_line.check_unread(flag_values, FRONT_END_FLAGS, "--front_end")
+    for model, names in _own_flags().items():
+        if model != flag_values.model:
+            command_line.check_unread(flag_values, names, f"--model={model}")
+    if flag_values.readout_init == "ridge":
+        raise command_line.UserError(
+            "--readout_init=ridge: regression fits an answer to every frame, and a digit has one: "
+            "leave it out"
+        )
+    _config(with_defaults(flag_values))
+
+
+def _config(flag_values, seed=0):
+    """The network's configuration."""
+    is_lsnn = flag_values.model == "lsnn"
+    kind = models.LsnnConfig if is_lsnn else models.LstmConfig
+    models.check_engine(flag_values.engine, flag_values.model)
+    if is_lsnn:
+        engine = devices.choose_engine(flag_values.engine, "event")
+        if engine == "event":
+            try:
+                neurons.silent_steps(flag_values.n_ref, flag_values.dt)
+            except ValueError as error:
+                raise command_line.UserError(f"{error}: use --engine=dense") from None
+        return kind.from_flags(flag_values, engine, seed)
+    can_fuse = flag_values.lstm and not flag_values.peephole
+    on_cpu = "fused" if can_fuse else "dense"
+    return kind.from_flags(flag_values, devices.choose_engine(flag_values.engine, on_cpu))
+
+
+def make_task(flag_values):
+    """The digits that the flags name, as a task."""
+    memory = None
+    if flag_values.front_end:
+        memory = legendre.discrete(flag_values.front_end_order, flag_values.front_end_theta)
+    return psmnist.PsMnist.from_flags(flag_values, memory)
+
+
+def make_network(flag_values, task, seed):
+    """The network that the flags describe."""
+    kind = models.Lsnn if flag_values.model == "lsnn" else models.Lstm
+    return kind(
+        _config(flag_values, seed),
+        task.n_features,
+        task.n_classes,
+        np.random.default_rng([seed, devices.STREAM_WEIGHTS]),
+    )
+
+
+def lmu_error(task):
+    """Test error of an ideal LMU with a linear readout of its last state: the reference row.
+
+    The readout is ridge regression, whose penalty the development set chooses.
+
+    Args:
+        task: psmnist.PsMnist.
+
+    Returns:
+        (order, error)
+    """
+    n_steps = task.splits["train"].pixels.shape[1]
+    order = REFERENCE_ORDERS[n_steps]
+    one_pixel = np.eye(1, n_steps)
+    kernel = psmnist.memory_states(one_pixel, *legendre.discrete(order, n_steps))[0, ::-1]
+    states = {name: split.pixels @ kernel for name, split in task.splits.items()}  # [digits, order]
+    labels = {name: split.labels for name, split in task.splits.items()}
+    readouts = [
+        make_pipeline(StandardScaler(), RidgeClassifier(alpha)).fit(
+            states["train"], labels["train"]
+        )
+        for alpha in RIDGE_ALPHAS
+    ]
+    best = max(readouts, key=lambda readout: readout.score(states["develop"], labels["develop"]))
+    return order, float(1 - best.score(states["test"], labels["test"]))
+
+
+def observe(folder, network, task, when):
+    """Add the reference row to the metrics of a run."""
+    del folder, network
+    if when == "before":
+        return {}
+    order, error = lmu_error(task)
+    print(
+        f"for comparison, an ideal LMU of order {order} with linear readout: test error {error:.3f}"
+    )
+    return {"ideal_lmu_test_error": error}
+
+
+EXPERIMENT = loop.Experiment(
+    script="solve_psmnist",
+    define_flags=define_flags,
+    check_flags=check_flags,
+    make_task=make_task,
+    make_network=make_network,
+    trained_part=lambda values, network: network if values.cell_train else network.readout,
+    make_observer=lambda flag_values: observe,
+)
+
+
+def main(flag_values):
+    loop.run(EXPERIMENT, with_defaults(flag_values))
+
+
+if __name__ == "__main__":
+    command_line.run(main, define_flags, __doc__)

@@ -1,0 +1,156 @@
+"""Phoneme recognition on TIMIT with an LSTM or an LSNN, by CTC and BPTT or e-prop.
+
+    CUDA_VISIBLE_DEVICES=0 python3 solve_timit_with_ctc_in_tensorflow.py --model=lstm --eprop=symmetric
+    python3 solve_timit_with_ctc_in_tensorflow.py --model=lsnn --eprop=symmetric
+
+reads `timit_processed` (made by timit_processing.py) and writes a run folder under `results`. The
+network finds the alignment of the phones itself; it is scored by the phone error rate. For the first
+100 to 200 iterations it answers with blanks alone (error near 1): that is how CTC starts. docs/ctc.md
+has the errors to expect.
+"""
+
+import types
+
+import numpy as np
+
+from toolbox import command_line
+
+command_line.import_tensorflow()
+
+import models  # noqa: E402
+from layers import neurons  # noqa: E402
+from lmu import front_end  # noqa: E402
+from tasks import ctc, framewise  # noqa: E402
+from training import devices, flags, loop  # noqa: E402
+from training.steps import OPTIMIZERS  # noqa: E402
+
+# Defaults that depend on the model; the recipes with which each of them trains.
+DEFAULTS = {
+    "lstm": {"n_neuron": 128, "n_repeat": 1, "input_noise": 0.6, "ramping_learning_rate": False},
+    "lsnn": {"n_neuron": 400, "n_repeat": 5, "input_noise": 0.3, "ramping_learning_rate": True},
+}
+DECAY_SHARE = 0.7  # of the iterations, after which the learning rate falls by default
+LEFT_OUT = ("n_regular", "n_adaptive", "n_lstm", "adam", "input_noise_std", "lr_decay_every")
+
+
+def define_flags(flag_values):
+    define = command_line.Definer(
+        flag_values,
+        LEFT_OUT,
+        n_repeat=None,
+        ramping_learning_rate=None,
+        tau_a=500.0,
+        reg=20.0,
+        readout_decay=1e-4,
+    )
+    own = command_line.Definer(flag_values)
+    own.enum("model", "lstm", list(DEFAULTS), "which network")
+    own.integer("n_neuron", None, "cells or neurons per direction (128 LSTM, 400 LSNN)", 1)
+    own.float("n_split", 0.75, "LSNN: share of its neurons that do not adapt", 0, 1)
+    own.enum("optimizer", "adam", OPTIMIZERS, "Adam, gradient descent with momentum, RMSprop")
+    own.float(
+        "input_noise",
+        None,
+        "standard deviation of Gaussian noise on the (normalised) training features (0.6 LSTM, 0.3 "
+        "LSNN)",
+        0,
+    )
+    own.integer(
+        "lr_decay_every",
+        -1,
+        f"epochs between learning-rate decays; -1: once, at {100 * DECAY_SHARE:.0f} % of all "
+        "iterations",
+    )
+    framewise.define_flags(define)
+    ctc.define_flags(define)
+    front_end.define_flags(define)
+    flags.define_flags(define)
+    neurons.define_flags(define)
+    models.define_flags(define, "lsnn", "lstm")
+    define.bool("cell_train", True, "train the recurrent layers, else the readout")
+
+
+def settings(flag_values):
+    """The flags, with the defaults of the model and under the names that the rooms know."""
+    values = flag_values.flag_values_dict()
+    for name, default in DEFAULTS[values["model"]].items():
+        values[name] = default if values[name] is None else values[name]
+    n_regular = round(values["n_split"] * values["n_neuron"])
+    share = values["lr_decay_every"] / max(values["n_epochs"], 1)
+    return types.SimpleNamespace(
+        **values | {"lr_decay_every": -1},
+        lr_decay_share=DECAY_SHARE if values["lr_decay_every"] == -1 else share,
+        input_noise_std=values["input_noise"],
+        n_lstm=values["n_neuron"],
+        n_regular=n_regular,
+        n_adaptive=values["n_neuron"] - n_regular,
+        filter_steps=values["reference_quirks"],
+    )
+
+
+def check_flags(flag_values):
+    """Raise UserError for flags that do not go together, or that mean nothing here."""
+    flags.check_flags(flag_values)
+    framewise.check_flags(flag_values)
+    front_end.check_flags(flag_values)
+    ctc.penalties_from_flags(flag_values)
+    for name, why in (
+        ("truncT", "a window has no transcript"),
+        ("target_delay_frames", "the network finds the time of its answers itself"),
+        ("readout_init", "there is no frame label to fit a readout to"),
+    ):
+        flag = flag_values[name]
+        if flag.value != flag.default:
+            raise command_line.UserError(f"--{name}={flag.value}: {why}: leave out --{name}")
+    values = settings(flag_values)
+    if values.model == "lstm" and values.n_repeat != 1:
+        raise command_line.UserError(
+            f"--n_repeat={values.n_repeat} with --model=lstm: an LSTM takes one step a frame; leave "
+            "it out"
+        )
+    models.check_engine(values.engine, values.model)
+    make_config(values, seed=0)
+    if values.model == "lsnn" and values.engine != "dense":
+        try:
+            neurons.silent_steps(values.n_ref, values.dt)
+        except ValueError as error:
+            raise command_line.UserError(f"{error}: use --engine=dense") from None
+
+
+def make_config(values, seed):
+    """The network that the settings describe."""
+    if values.model == "lsnn":
+        engine = devices.choose_engine(values.engine, "event")
+        return models.LsnnConfig.from_flags(values, engine, seed)
+    on_cpu = "fused" if values.lstm and not values.peephole else "dense"
+    engine = devices.choose_engine(values.engine, on_cpu)
+    # Here the authors' LSTM does what everybody's does.
+    values = types.SimpleNamespace(**vars(values) | {"reference_quirks": False})
+    return models.LstmConfig.from_flags(values, engine)
+
+
+def make_network(values, task, seed):
+    """The network, with random weights."""
+    network = models.Lsnn if values.model == "lsnn" else models.Lstm
+    random_generator = np.random.default_rng([seed, devices.STREAM_WEIGHTS])
+    config = make_config(values, seed)
+    return network(config, task.n_features, task.n_classes, random_generator)
+
+
+EXPERIMENT = loop.Experiment(
+    script="solve_timit_with_ctc_in_tensorflow",
+    define_flags=define_flags,
+    check_flags=check_flags,
+    make_task=lambda values: ctc.Ctc.from_flags(values, front_end.from_flags(values)),
+    make_network=make_network,
+    trained_part=lambda values, network: network if values.cell_train else network.readout,
+    settings=settings,
+)
+
+
+def main(flag_values):
+    loop.run(EXPERIMENT, flag_values)
+
+
+if __name__ == "__main__":
+    command_line.run(main, define_flags, __doc__)
