@@ -30,11 +30,7 @@ from toolbox.plotting import with_note
 BEAM_WIDTH = 100
 BLANK_PENALTIES = (0.0, 0.5, 1.0, 2.0)  # that `--blank_penalty=auto` tries
 EDITS = ("insertions", "deletions", "substitutions")
-RATES = (
-    "phone_error_rate",
-    "phone_error_rate_without_silence",
-    "phone_error_rate_total",
-)
+RATES = ("phone_error_rate", "phone_error_rate_without_silence", "phone_error_rate_total")
 MOST_CONFUSIONS = 30  # of the figure
 
 
@@ -103,7 +99,7 @@ class Ctc:
 
     def _labels(self, phns):
         """Classes of an utterance's runs, as `sparse_labels` makes them."""
-        is_end = np.append(phns[1:] != phns[:-1], not self._quirks)
+        is_end = np.append(phns[1:] != phns[:-1], not self._quirks)[: len(phns)]
         return self._class_of_label[phns[is_end]]
 
     @staticmethod
