@@ -99,7 +99,7 @@ class Ctc:
 
     def _labels(self, phns):
         """Classes of an utterance's runs, as `sparse_labels` makes them."""
-        is_end = np.append(phns[1:] != phns[:-1], not self._quirks)
+        is_end = np.append(phns[1:] != phns[:-1], not self._quirks)[: len(phns)]
         return self._class_of_label[phns[is_end]]
 
     @staticmethod

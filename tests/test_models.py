@@ -141,7 +141,13 @@ def make_network(kind, rule="symmetric", dt=1.0, n_ref=3, **options):
 def task_of(network):
     """Framewise phones: with the authors' LSTM the padding counts."""
     quirks_of_lstm = network.config.reference_quirks and not network.is_spiking
-    dataset = types.SimpleNamespace(fold_to_reduced=np.arange(N_CLASSES))
+    dataset = types.SimpleNamespace(
+        n_features=N_FEATURES,
+        n_phns=N_CLASSES,
+        fold_to_reduced=np.arange(N_CLASSES),
+        checksum="",
+        note="",
+    )
     return Framewise(dataset, padding_counts=quirks_of_lstm)
 
 
@@ -182,6 +188,8 @@ NETWORKS = {
     "lsnn of one direction": ("lsnn", {"n_layer": 2, "n_directions": 1}),
     "lstm": ("lstm", {}),
     "fused lstm": ("lstm", {"engine": "fused"}),
+    "lstm of two layers": ("lstm", {"n_layer": 2, "peephole": True}),
+    "fused lstm of one direction": ("lstm", {"n_layer": 2, "n_directions": 1, "engine": "fused"}),
 }
 of_networks = pytest.mark.parametrize("kind, options", NETWORKS.values(), ids=NETWORKS)
 
@@ -287,11 +295,12 @@ def test_engines_agree_on_a_network(reference_quirks):
 @given(
     seed=st.integers(0, 2**32 - 1),
     sizes=st.tuples(*[st.integers(1, 9)] * 4),
+    depths=st.tuples(st.integers(1, 3), st.integers(1, 2)),
     rule=st.sampled_from(eprop.RULES),
     reference_quirks=st.booleans(),
     is_float32=st.booleans(),
 )
-def test_engines_agree_on_any_lstm(seed, sizes, rule, reference_quirks, is_float32):
+def test_engines_agree_on_any_lstm(seed, sizes, depths, rule, reference_quirks, is_float32):
     n_batch, n_frames, n_features, n_lstm = sizes
     random_generator = np.random.default_rng(seed)
     shape = (n_batch, n_frames)
@@ -306,6 +315,8 @@ def test_engines_agree_on_any_lstm(seed, sizes, rule, reference_quirks, is_float
         models.Lstm(
             models.LstmConfig(
                 rule=rule,
+                n_layer=depths[0],
+                n_directions=depths[1],
                 n_lstm=n_lstm,
                 init_scale=1.0,
                 reference_quirks=reference_quirks,
@@ -607,6 +618,13 @@ def test_configurations_refuse_what_does_not_go_together():
             {"rule": "bptt", "lstm": False, "engine": "fused"},
             "--nolstm with --engine=fused",
         ),
+        (
+            UserError,
+            lstm_of,
+            {"rule": "bptt", "peephole": True, "engine": "fused"},
+            "--peephole with --engine=fused",
+        ),
+        (UserError, lstm_of, {"rule": "bptt", "lstm": False, "peephole": True}, "--nolstm with"),
     ):
         with pytest.raises(error, match=words):
             config(**options)
@@ -621,7 +639,7 @@ def test_flags_become_a_configuration():
         define.float("l2", 1e-5, "")
         define.bool("reference_quirks", False, "")
         neurons.define_flags(define)
-        models.define_lsnn_flags(define)
+        models.define_flags(define, "lsnn")
 
     def configured(*arguments):
         flag_values, _ = command_line.parse_flags(define_flags, ["script", *arguments])

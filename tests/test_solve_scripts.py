@@ -135,7 +135,7 @@ def test_help_shows_every_flag_with_its_default(script, capsys):
 @BOTH
 def test_every_enum_flag_refuses_another_value(script):
     enums = [n for n, flag in own_flags(script).items() if isinstance(flag, flags.EnumFlag)]
-    of_both = ["engine", "eprop", "front_end", "preproc", "readout_init"]
+    of_both = ["engine", "eprop", "front_end", "lr_schedule", "preproc", "readout_init"]
     assert sorted(enums) == sorted(of_both + (["method"] if script is lsnn else []))
     for name in enums:
         for value in ("none", "", "mfcc", "Symmetric"):
@@ -146,8 +146,10 @@ def test_every_enum_flag_refuses_another_value(script):
 
 
 def test_every_flag_is_read_somewhere():
-    read = {field.name for field in dataclasses.fields(TrainingConfig)}  # read by these names
-    read |= {*lmu_flags.LMU_FLAGS}
+    configs = (TrainingConfig, models.LsnnConfig, models.LstmConfig)
+    read = {field.name for config in configs for field in dataclasses.fields(config)}
+    read |= {*lmu_flags.LMU_FLAGS, *neurons.FLAGS}
+    read |= {"dampening_factor", "tau_v_spread", "tau_a_spread"}  # as neurons.FLAGS, in models.py
     rooms = ("training", "tasks", "lmu", "layers")
     paths = [path for room in rooms for path in glob.glob(os.path.join(REPOSITORY, room, "*.py"))]
     for path in (*paths, models.__file__, lsnn.__file__, lstm.__file__):
@@ -175,12 +177,14 @@ CHANGES = {
     "readout_decay": (["--readout_decay=0.5"], ["--eprop=adaptive"]),
     "gd_noise": (["--gd_noise=0.5"], ["--noise_step_start=0"]),
     "noise_step_start": (["--noise_step_start=1"], []),
+    "grad_clip": (["--grad_clip=0.01"], ["--noadam"]),
     "n_lstm": (["--n_lstm=9"], []),
     "lstm": (["--nolstm"], []),
     "init_scale": (["--init_scale=0.1"], []),
     "n_regular": (["--n_regular=7"], []),
     "n_adaptive": (["--n_adaptive=5"], []),
     "n_layer": (["--n_layer=2"], []),
+    "peephole": (["--peephole"], []),
     "n_directions": (["--n_directions=1"], []),
     "input_noise_std": (["--input_noise_std=0.5"], []),
     "cell_lr_factor": (["--cell_lr_factor=0.1"], []),
@@ -238,6 +242,9 @@ RUN_FLAGS = {
     "ramping_learning_rate": "test_learning_rate",
     "lr_decay_every": "test_learning_rate",
     "lr_decay": "test_learning_rate",
+    "lr_schedule": "test_learning_rate",
+    "lr_hold": "test_learning_rate",
+    "lr_final": "test_learning_rate",
     "checkpoint": "test_a_run_starts_from_a_checkpoint",
     "resume": "test_ctrl_c_saves_a_run_and_names_the_command_that_continues_it",
     "checkpoint_every_s": "test_checkpoints_are_written_between_evaluations",
@@ -391,6 +398,15 @@ def test_spread_time_constants_are_whole_or_half(short_dataset):
         (lstm, ["--nolstm", "--eprop=random"], ["--nolstm", "--eprop=random"]),
         (lstm, ["--nolstm", "--eprop=adaptive"], ["--nolstm", "--eprop=adaptive"]),
         (lstm, ["--nolstm", "--engine=fused"], ["--nolstm", "--engine=fused"]),
+        (lstm, ["--nolstm", "--peephole"], ["--nolstm", "--peephole"]),
+        (lstm, ["--peephole", "--engine=fused"], ["--peephole", "--engine=fused"]),
+        (lstm, ["--lr_hold=0.1"], ["--lr_hold=0.1 without --lr_schedule=linear"]),
+        (lsnn, ["--lr_final=0.1"], ["--lr_final=0.1 without --lr_schedule=linear"]),
+        (
+            lsnn,
+            ["--lr_schedule=linear", "--lr_decay_every=9"],
+            ["--lr_decay_every=9", "--lr_schedule=linear"],
+        ),
         (lsnn, ["--BAglobal"], ["--BAglobal", "BPTT", "--eprop=random"]),
         (lsnn, ["--BAglobal", "--eprop=symmetric"], ["--BAglobal", "symmetric", "random"]),
         (lsnn, ["--BAglobal", "--eprop=adaptive"], ["--BAglobal", "adaptive", "random"]),

@@ -32,15 +32,16 @@ class CellCase(NamedTuple):
 N_CELLS = 4
 
 
-def make_cell_case(plain=False, reference_quirks=False, engine="dense"):
+def make_cell_case(plain=False, reference_quirks=False, engine="dense", peephole=False):
     random_generator = np.random.default_rng(3)
     n_in, n_columns = 3, N_CELLS * (1 if plain else 4)
     layer = lstm.LstmLayer(
         random_generator.standard_normal((2, n_in + N_CELLS, n_columns)),
         random_generator.standard_normal((2, n_columns)),
-        reference_quirks,
-        plain,
-        engine,
+        random_generator.standard_normal((2, 3, N_CELLS)) if peephole else None,
+        reference_quirks=reference_quirks,
+        plain=plain,
+        engine=engine,
         dtype=tf.float64,
     )
     seq_len = np.array([7, 4], np.int32)
@@ -176,10 +177,57 @@ def test_lstm_record_holds_the_dynamics_in_cell_time():
         np.testing.assert_array_equal(signal[d, b, true], case.output_gradient[b, frames, columns])
 
 
-@pytest.mark.parametrize("plain, engine", [(True, "fused"), (False, "event")])
-def test_cells_refuse_an_engine_they_do_not_have(plain, engine):
+def run_peephole_layer(layer, inputs, seq_len, stops, output_gradient):
+    """Outputs of a layer, and the gradient of its peepholes."""
+    with tf.GradientTape() as tape:
+        m = layer(tf.constant(inputs), seq_len, stops)
+        loss = tf.reduce_sum(m * output_gradient)
+    return m.numpy(), tape.gradient(loss, layer.peephole).numpy()
+
+
+def test_gradients_of_peepholes_are_finite_differences():
+    case = make_cell_case(peephole=True)
+    arguments = (case.inputs, case.seq_len, False, case.output_gradient)
+    _, gradient = run_peephole_layer(case.layer, *arguments)
+    peephole, step = case.layer.peephole.numpy(), 1e-5
+    for d, gate in np.ndindex(2, 3):
+        direction = np.zeros_like(peephole)
+        direction[d, gate] = np.random.default_rng(d).standard_normal(N_CELLS)
+        sums = []
+        for sign in (1, -1):
+            case.layer.peephole.assign(peephole + sign * step * direction)
+            m = case.layer(tf.constant(case.inputs), case.seq_len, False).numpy()
+            sums.append(np.sum(m * case.output_gradient))
+        expected = (sums[0] - sums[1]) / (2 * step)
+        assert abs(expected) > 1e-3
+        assert np.sum(gradient * direction) == pytest.approx(expected, rel=1e-7)
+
+
+def test_eprop_keeps_the_peepholes_ways_through_a_cells_own_state():
+    """As BPTT in cells without recurrent weights that read [x_t, m_{t-1}] as their input."""
+    random_generator = np.random.default_rng(5)
+    kernel = random_generator.standard_normal((1, 3 + N_CELLS, 4 * N_CELLS))
+    others = random_generator.standard_normal((1, 4 * N_CELLS)), np.ones((1, 3, N_CELLS))
+    inputs = random_generator.standard_normal((2, 7, 3))
+    arguments = np.array([7, 7], np.int32), random_generator.standard_normal((2, 7, N_CELLS))
+    layer = lstm.LstmLayer(kernel, *others, dtype=tf.float64)
+    m, gradient = run_peephole_layer(layer, inputs, arguments[0], True, arguments[1])
+    _, by_bptt = run_peephole_layer(layer, inputs, arguments[0], False, arguments[1])
+    kernel = np.concatenate([kernel, np.zeros((1, N_CELLS, 4 * N_CELLS))], axis=1)
+    inputs = np.concatenate([inputs, np.pad(m, [(0, 0), (1, 0), (0, 0)])[:, :-1]], axis=-1)
+    layer = lstm.LstmLayer(kernel, *others, dtype=tf.float64)
+    same_m, expected = run_peephole_layer(layer, inputs, arguments[0], False, arguments[1])
+    np.testing.assert_allclose(same_m, m, rtol=1e-12)
+    assert_near(gradient, expected, 1e-12)
+    assert_different(gradient, by_bptt)
+
+
+@pytest.mark.parametrize(
+    "options, engine", [({"plain": True}, "fused"), ({"peephole": True}, "fused"), ({}, "event")]
+)
+def test_cells_refuse_an_engine_they_do_not_have(options, engine):
     with pytest.raises(ValueError, match=f"{engine}.*dense"):
-        make_cell_case(plain, engine=engine)
+        make_cell_case(**options, engine=engine)
 
 
 def test_plain_cells_refuse_eprop():

@@ -76,7 +76,9 @@ tf.config.threading.set_inter_op_parallelism_threads(1)
 STRATEGIES = {{
     n: tf.distribute.MirroredStrategy([f"/cpu:{{i}}" for i in range(n)]) for n in (1, 2)
 }}
-SPEECH = SimpleNamespace(fold_to_reduced=[])
+SPEECH = SimpleNamespace(
+    fold_to_reduced=[], n_features=5, n_phns=7, checksum="", note=""
+)
 compute_gradients, dropout_seeds = steps.compute_gradients, []
 
 def noting_the_seed(*arguments):
@@ -110,7 +112,7 @@ def after_steps(n_replicas, model, rule, options, n_steps):
     dropout_seeds.clear()
     with STRATEGIES[n_replicas].scope():
         network = make_network(model, rule, quirks, engine)
-        optimizer = steps.make_optimizer(network, adam=False, momentum=0)
+        optimizer = steps.make_optimizer(network, "sgd", momentum=0)
         step = steps.make_train_step(
             network, Framewise(SPEECH, padding_counts=quirks and model == "lstm"),
             optimizer, network.trainable_variables, 3, 0.01, **options

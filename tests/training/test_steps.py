@@ -83,6 +83,38 @@ def test_two_steps_are_those_of_the_textbook(is_adam, short_dataset, batch, eage
             np.testing.assert_allclose(moved, expected[k], rtol=1e-3, atol=3e-7, err_msg=name)
 
 
+def test_rmsprop_is_that_of_the_textbook(short_dataset, eager):
+    """Hinton 2012, with momentum on the step; Keras' decay 0.9 and epsilon 1e-7."""
+    network = build(lstm, short_dataset()).network
+    optimizer = steps.make_optimizer(network, "rmsprop", momentum=0.7)
+    optimizer.learning_rate.assign(0.02)
+    before = network.readout.w_out.numpy()
+    found = np.random.default_rng(0).standard_normal((2, *before.shape)).astype(np.float32)
+    mean_square = velocity = 0
+    for g in found:
+        optimizer.apply_gradients([(tf.constant(g), network.readout.w_out)])
+        mean_square = 0.9 * mean_square + 0.1 * g**2
+        velocity = 0.7 * velocity + 0.02 * g / np.sqrt(mean_square + 1e-7)
+        before = before - velocity
+        np.testing.assert_allclose(network.readout.w_out, before, rtol=1e-4, atol=1e-6)
+
+
+def test_gradients_are_clipped_by_their_common_norm(short_dataset, batch, eager):
+    """All shrink by one factor, or none where the norm is small enough."""
+    arguments = ["--noadam", "--momentum=0"]
+    moved = {}
+    for clip in (0, 1e-2, 1e6):
+        built, (before, after) = one_step_after_another(
+            lstm, short_dataset(), batch, *arguments, f"--grad_clip={clip}", rates=[1.0]
+        )
+        moved[clip] = {name: before[name] - after[name] for name in before}
+    gradients = gradients_at(built, before, batch)
+    norm = np.sqrt(sum(np.sum(g**2) for g in gradients.values()))
+    assert norm > 0.1 and equal(moved[0], moved[1e6])
+    for name, g in gradients.items():
+        np.testing.assert_allclose(moved[1e-2][name], 1e-2 / norm * g, rtol=1e-3, atol=3e-7)
+
+
 @pytest.mark.parametrize("rule", ["bptt", "symmetric"])
 def test_engines_do_not_part_in_float64(rule, short_dataset):
     """Ten steps of training: the same spikes, and weights that differ by rounding alone."""
