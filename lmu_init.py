@@ -97,12 +97,7 @@ def main(flag_values):
     print(f"weights: {flag_values.out}")
     if flag_values.report:
         report = measure_starts(
-            layer,
-            speech,
-            parameters,
-            flag_values.n_regular,
-            dataset.n_phns,
-            flag_values.seed,
+            layer, speech, parameters, flag_values.n_regular, dataset.n_phns, flag_values.seed
         )
         stem = os.path.splitext(flag_values.report)[0]
         draw_report(

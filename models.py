@@ -243,7 +243,7 @@ class Readout(tf.Module):
 
     Args:
         n_in: what the readout sees, all layers and directions.
-        n_classes: phones.
+        n_classes: columns of the logits.
         rule: one of `eprop.RULES`.
         random_generator: np.random.Generator.
         decay: kappa of the filter of the activity, or None for none.

@@ -32,7 +32,9 @@ def check_flags(flag_values):
     flags.check_flags(flag_values)
     framewise.check_flags(flag_values)
     front_end.check_flags(flag_values)
-    models.LstmConfig.from_flags(flag_values, choose_engine(flag_values))
+    # No device is asked for here: --cuda_device has not been heard yet.
+    engine = "dense" if flag_values.engine == "auto" else flag_values.engine
+    models.LstmConfig.from_flags(flag_values, engine)
 
 
 def choose_engine(flag_values):

@@ -1,25 +1,25 @@
-"""Turn the TIMIT speech corpus into pickles of features and frame labels.
+"""Turn the TIMIT speech corpus, or one of your own, into pickles of features and frame labels.
 
     python timit_processing.py                          # timit/ -> timit_processed/
-    python timit_processing.py --data_path=my_timit --output_path=my_timit_processed --plot
+    python timit_processing.py --data_path=open_speech --output_path=open_processed --plot
 
-The corpus lies in one of two layouts, in lower case (`rename-files.sh` brings any copy there):
+The corpus lies in one of three layouts (`rename-files.sh` brings any copy of TIMIT to the first):
 
     train/dr1/fcjf0/sx37.{wav,phn,wrd,txt}, test/...    the LDC's corpus
     dr1-fvmh0/sx26.{wav,phn,wrd,txt}                    the sample that NLTK distributes
+    {train,develop,test}/[drN/]speaker/name.*           your own; speakers.tsv wins over folders
 
-Audio is NIST SPHERE or RIFF, whatever its name, 16 kHz, mono, 16-bit PCM; where an utterance has
-a `.wav` and a `.sph`, the `.wav` is read. `.htk` files beside the audio, if every utterance has
-one, are read as a third kind of features. The sentences sa1 and sa2, which every speaker reads,
-are left out.
+Audio is RIFF, RF64, NIST SPHERE or FLAC whatever its name (.wav, .sph, .flac), 16 kHz, mono,
+16-bit. `.htk` files beside the audio, if every utterance has one, are read as a third kind of
+features. The sentences sa1 and sa2, which every speaker of TIMIT reads, are left out.
 
-Frames of 25 ms start every 10 ms (400 and 160 samples), the last one padded with zeros:
-frames = 1 + ceil((samples - 400) / 160). For each row (s, e, phone) of the `.phn`,
+Everything is checked before anything is computed: all problems are listed at once, in
+OUTPUT.problems.txt too, and nothing else is written; `--skip_bad` goes on without the utterances
+that have some. What does no harm is told in notes below the table.
 
-    label[s // 160 : e // 160] = phone,   h# elsewhere                                       (1)
-
-With `--reference_quirks` the step in (1) is 161 samples and filter banks are energies instead of
-their logarithms, as in the e-prop authors' code.
+Features and labels: `speech/features.py`, `speech/labels.py`. With `--reference_quirks` labels
+step by 161 samples instead of 160 and filter banks are energies instead of their logarithms, as
+in the e-prop authors' code.
 
 Written to OUTPUT/{train,develop,test}/, a list with one entry an utterance in each pickle:
 
@@ -30,12 +30,13 @@ Written to OUTPUT/{train,develop,test}/, a list with one entry an utterance in e
     htk.pickle              float32 [frames, features], where there are `.htk` files
     phonems.pickle          int32 [frames], index into phonem_list.json (61 phones)
     reduced_phonems.pickle  int32 [frames], index into reduced_phonem_list.json (39 classes)
-    words.pickle            int32 [frames], index into word_list.json, 0 (null) for no word
+    words.pickle            int32 [frames], index into word_list.json, 0 (null) for no word; None
+                            where the words cannot be read
     reduced_phn_index_mapping.json    the reduced class of each of the 61 phones
 
-and to OUTPUT/processing.json how it was made. Features are normalised, each dimension by its
-mean and standard deviation over all frames of the training set. The whole corpus (4,288
-utterances) takes about a minute on two cores and 2 GB of memory, the sample three seconds.
+and to OUTPUT/processing.json how it was made, with mean and scale of every feature: each is
+normalised over all frames of the training set. The whole of TIMIT (4,288 utterances) takes about
+a minute on two cores and 2 GB of memory, the sample three seconds.
 """
 
 import collections
@@ -64,12 +65,7 @@ from speech.plain_pickle import dump
 from speech.recordings import label_words, make_dataset, workers
 from toolbox import command_line, run_lock
 from toolbox.command_line import UserError
-from toolbox.durable_files import (
-    remove_leftovers,
-    write_json,
-    write_whole,
-    write_whole_folder,
-)
+from toolbox.durable_files import remove_leftovers, write_json, write_whole, write_whole_folder
 
 DATA_PATH = "timit"
 OUTPUT_PATH = "timit_processed"
@@ -139,7 +135,8 @@ def main(flag_values):
         workers(flag_values.n_processes, len(corpus.utterances)) as parallel_map,
     ):
         with_htk, notes = checks.choose_htk(corpus.utterances, flag_values.htk)
-        print(f"Checking {len(corpus.utterances):,} utterances of {data_path}")
+        # One line: a reader that goes away after it, as `head -1` does, stops no work.
+        print(f"Checking and processing {len(corpus.utterances):,} utterances of {data_path}")
         good, bad, found = checks.check_utterances(parallel_map, corpus.utterances, with_htk)
         notes = [*corpus.notes, *notes, *found]
         missing, found = checks.missing_speakers(
@@ -151,7 +148,6 @@ def main(flag_values):
         else:
             notes += found
             refuse(flag_values, sum(bad.values(), []) + missing, len(corpus.utterances))
-        print(f"Computing features of {len(good):,} utterances")
         dataset = make_dataset(parallel_map, good, quirks)
         words = label_words(dataset, label_step_samples(quirks))
         normalisation = normalise(dataset)

@@ -12,7 +12,7 @@ Without arguments, on small random networks in float64, for every recurrent para
 
 and that no gradient is dead and no two rules give the same one. With `--vectors`, files recorded
 from other code (the authors' TensorFlow 1 code) are rebuilt through the production code with
-`reference_quirks`, and every number in them is compared. Takes a minute; exit status 1 if a check
+`reference_quirks`, and every number in them is compared. Takes half a minute; exit status 1 if a check
 fails.
 """
 
@@ -30,7 +30,7 @@ command_line.import_tensorflow()
 import tensorflow as tf  # noqa: E402
 
 import eprop  # noqa: E402
-import models
+import models  # noqa: E402
 from layers import neurons  # noqa: E402
 from layers.alif import ENGINES  # noqa: E402
 from layers.lstm import FORGET_BIAS, LSTM_ENGINES, N_DIRECTIONS  # noqa: E402

@@ -103,13 +103,7 @@ def training_arguments(flag_values, model, engine, dataset):
     if flag_values.rule != "bptt":
         arguments.append(f"--eprop={flag_values.rule}")
     results = os.path.join(flag_values.work, "runs")
-    return [
-        model,
-        f"--dataset={dataset}",
-        f"--results={results}",
-        f"--engine={engine}",
-        *arguments,
-    ]
+    return [model, f"--dataset={dataset}", f"--results={results}", f"--engine={engine}", *arguments]
 
 
 class Span(NamedTuple):

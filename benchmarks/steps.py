@@ -108,9 +108,9 @@ class TrainingStep:
         if not self.network.is_spiking:
             return None
         features, _, seq_len = self.batch
-        activity = tf.function(
-            lambda f, s: self.network(f, s).activity, autograph=False
-        )(features, seq_len)
+        activity = tf.function(lambda f, s: self.network(f, s).activity, autograph=False)(
+            features, seq_len
+        )
         return 1000 * float(tf.reduce_mean(activity))  # spikes a ms -> Hz
 
 

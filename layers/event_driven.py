@@ -31,12 +31,7 @@ import numpy as np
 from numba import types
 from numba.extending import intrinsic
 
-from layers.arguments import (
-    aligned_empty,
-    checked_array,
-    checked_directions,
-    checked_lengths,
-)
+from layers.arguments import aligned_empty, checked_array, checked_directions, checked_lengths
 from layers.compiling import compiled
 from layers.neurons import silent_steps
 from layers.threads import run_chunks
@@ -254,10 +249,7 @@ def _saved_shapes(layer):
     """Shapes of the bits and of the checkpoints in `Saved`."""
     batch, frames, directions, n = layer.current.shape
     words, blocks = -(-n // WORD_BITS), -(-frames // layer.block_frames)
-    return (
-        (batch, frames * layer.n_repeat, directions, words),
-        (batch, blocks, directions, 2, n),
-    )
+    return ((batch, frames * layer.n_repeat, directions, words), (batch, blocks, directions, 2, n))
 
 
 def _checked_saved(saved, layer):

@@ -54,12 +54,7 @@ from numba import types
 from numba.extending import intrinsic, overload
 from numba.np.numpy_support import as_dtype
 
-from layers.arguments import (
-    aligned_empty,
-    checked_array,
-    checked_directions,
-    checked_lengths,
-)
+from layers.arguments import aligned_empty, checked_array, checked_directions, checked_lengths
 from layers.compiling import compiled
 from layers.threads import run_chunks
 

@@ -38,7 +38,7 @@ def run_chunks(function, chunks):
     with _pools_lock:
         key = (os.getpid(), n_threads)  # a forked process has none of its parent's threads
         if key not in _pools:
-            _pools[key] = concurrent.futures.ThreadPoolExecutor(n_threads, "event_driven")
+            _pools[key] = concurrent.futures.ThreadPoolExecutor(n_threads, "layers")
         pool = _pools[key]
     pending = collections.deque(pool.submit(function, *chunk) for chunk in chunks)
     while pending:

@@ -105,8 +105,7 @@ def plot_memory_utterance(signal, ideal, decoded, spikes, theta_steps, n_repeat,
     label_axes(signal_axes, y="channel (deviations)")
     draw_raster(raster_axes, spikes, n_repeat, n_regular, 2)
     label_axes(
-        raster_axes,
-        x=f"frame (one: {FRAME_HOP_MS:g} ms of speech, {n_repeat} simulated steps)",
+        raster_axes, x=f"frame (one: {FRAME_HOP_MS:g} ms of speech, {n_repeat} simulated steps)"
     )
     return figure
 

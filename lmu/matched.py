@@ -2,7 +2,7 @@
 
 The neural engineering framework (Eliasmith & Anderson 2003) holds a state m in the filtered spikes
 of many neurons: encoders E drive them, decoders D read m from them, and a linear system in m
-becomes recurrent weights. In a regular neuron of `event_driven` (equations 1 to 5 there), the reset
+becomes recurrent weights. In a regular neuron of `layers.neurons` (equations 1 to 5 there), the reset
 only subtracts what its own spikes add to zbar_t = alpha zbar_{t-1} + z_t: v_t = u_t - thr zbar_{t-1}
 with
 
@@ -326,26 +326,17 @@ def seed_direction(utterances, parameters, n_regular, settings, random_generator
     a_normalised = a * memory.std / memory.std[:, np.newaxis]
     b_normalised = b / memory.std[:, np.newaxis]
 
-    def encoders(n_neurons):
-        directions = scattered_encoders(n_neurons, dimensions, random_generator)
-        variances = np.sum(directions * (directions @ covariance), axis=1)
-        return directions / np.sqrt(variances)[:, np.newaxis]
-
     gains = random_generator.uniform(settings.gain_min, settings.gain_max, (n_regular, 1))
-    e = encoders(n_regular) * gains * thr[:n_regular]
+    e = _encoders(n_regular, covariance, random_generator) * gains * thr[:n_regular]
     drive = random_drive(memory.utterances, regular, settings.drive_std, random_generator)
     w_in = (1 - alpha) * memory.P @ b_normalised.T @ e.T + drive
-
-    def at_frame_ends(spikes):
-        """zbar [all frames, n] of a list of spikes [steps, n]."""
-        return np.concatenate([filtered(z, alpha)[n_repeat - 1 :: n_repeat] for z in spikes])
 
     say(f"decoders of {n_regular} neurons from {len(normalised)} utterances")
     currents = []
     for utterance, state in zip(memory.utterances, normalised):
         before = np.concatenate([np.zeros((1, dimensions)), state[:-1]])
         currents.append((state - alpha * before) @ e.T + np.repeat(utterance @ drive, n_repeat, 0))
-    zbar = at_frame_ends(spikes_of(currents, None, regular._replace(n_repeat=1)))
+    zbar = _at_frame_ends(spikes_of(currents, None, regular._replace(n_repeat=1)), alpha, n_repeat)
     target = np.concatenate([state[n_repeat - 1 :: n_repeat] for state in normalised])
 
     solution = solve_decoders(zbar, target)
@@ -359,7 +350,7 @@ def seed_direction(utterances, parameters, n_regular, settings, random_generator
 
     currents = [utterance @ w_in for utterance in memory.utterances]
     for turn in range(settings.refits + 1):
-        free = at_frame_ends(spikes_of(currents, loop(), regular))
+        free = _at_frame_ends(spikes_of(currents, loop(), regular), alpha, n_repeat)
         say(f"  closed loop, {turn} refit(s): {_quality(free @ decoders, target)}")
         if turn < settings.refits:
             both = np.concatenate([zbar, free]), np.concatenate([target, target])
@@ -369,7 +360,8 @@ def seed_direction(utterances, parameters, n_regular, settings, random_generator
     w_rec = np.zeros((len(parameters.alpha),) * 2)
     w_rec[:n_regular, :n_regular] = loop()
     if len(adaptive.alpha):
-        reading = ADAPTIVE_STATE_STD * encoders(len(adaptive.alpha)) * thr[n_regular:]
+        reading = _encoders(len(adaptive.alpha), covariance, random_generator)
+        reading *= ADAPTIVE_STATE_STD * thr[n_regular:]
         w_rec[:n_regular, n_regular:] = parameters.dt_ms * decoders @ reading.T
         listening = random_drive(memory.utterances, adaptive, ADAPTIVE_DRIVE_STD, random_generator)
         w_in = np.concatenate([w_in, listening], axis=1)
@@ -382,6 +374,18 @@ def seed_direction(utterances, parameters, n_regular, settings, random_generator
         D=(decoders * memory.std).T,
         P=memory.P,
     )
+
+
+def _encoders(n_neurons, covariance, random_generator):
+    """`scattered_encoders` along which states of this covariance have a deviation of 1."""
+    directions = scattered_encoders(n_neurons, len(covariance), random_generator)
+    variances = np.sum(directions * (directions @ covariance), axis=1)
+    return directions / np.sqrt(variances)[:, np.newaxis]
+
+
+def _at_frame_ends(spikes, alpha, n_repeat):
+    """zbar [all frames, n] of a list of spikes [steps, n]."""
+    return np.concatenate([filtered(z, alpha)[n_repeat - 1 :: n_repeat] for z in spikes])
 
 
 def layer_part(parameters, neurons):

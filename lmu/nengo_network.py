@@ -22,7 +22,7 @@ each neuron that receives and a column for each that sends,
 
 and a network with nothing but these connections does the same.
 
-The LSNN (`layers/event_driven.py`, equations 1 to 6 there) has no synapse; its membrane filters its
+The LSNN (`layers/neurons.py`, equations 1 to 6 there) has no synapse; its membrane filters its
 spikes, so tau = tau_v. One threshold of Nengo is thr of potential, and 1 of J is a current of
 (1 - alpha) thr. In the LSNN's units, E = thr g e, and D' = (1 - alpha) / dt D, which decodes
 zbar_t = alpha zbar_{t-1} + z_t, z = 0 or 1. Then (4) becomes, for dt = 1 ms,

@@ -140,8 +140,11 @@ def _no_sound(path, content):
             text = f"is {name}, {expected}: convert it with {_command(path)}"
             return bad_file("audio of another format", path, text)
     what = what_it_is(content)
+    first_line = content[:40].splitlines()[0].strip().decode("latin1")
+    if what is None and first_line.isascii() and first_line.isprintable():
+        what = f"a text ({first_line!r}): download the file again"
     if what:
-        what, advice = what.split(": ", 1)
+        what, advice = what.rsplit(": ", 1)
         return bad_file("no sound", path, f"is {what}, not sound, {expected}: {advice}")
     return bad_file(
         "no sound",
@@ -168,9 +171,7 @@ def _decode(path, content):
     except soundfile.SoundFileError as error:
         problem = getattr(error, "error_string", str(error)).strip()
         raise bad_file(
-            "damaged audio",
-            path,
-            f"cannot be decoded ({problem}): cut or damaged: copy it again",
+            "damaged audio", path, f"cannot be decoded ({problem}): cut or damaged: copy it again"
         ) from None
     return np.concatenate([*blocks, block]), announced if announced < 2**62 else None
 
@@ -200,7 +201,7 @@ def _with_size(content):
 
 def _sphere(path, content):
     """(int16 samples of a SPHERE file, the number of samples that its header announces)."""
-    head = re.match(rb"NIST_1A\n *([0-9]{1,7})\n(.*?)\nend_head\n", content, re.DOTALL)
+    head = re.match(rb"NIST_1A\n *([0-9]{1,7}) *\n(.*?)\nend_head\s", content, re.DOTALL)
     if not head or int(head[1]) < head.end():
         changed = b"\r\n" in content[:12]
         raise bad_file(

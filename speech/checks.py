@@ -26,8 +26,8 @@ def choose_htk(utterances, wanted):
     if not missing or len(missing) == len(utterances):
         return not missing, []
     text = (
-        f"missing, as are {len(missing) - 1} more, while {len(utterances) - len(missing)} utterances "
-        "have one: HTK features are left out (--htk refuses this)"
+        f"missing, as are {len(missing) - 1} more, while {len(utterances) - len(missing)} "
+        "utterances have one: HTK features are left out (--htk refuses this)"
     )
     return False, [Problem("missing HTK files", f"{missing[0]}.htk", text)]
 
@@ -44,7 +44,7 @@ def check_utterances(parallel_map, utterances, with_htk):
         checks, desc="check", total=len(utterances), unit="utterance"
     )
     good, bad, notes = {}, {}, []
-    for utterance, (content, problems, found) in zip(utterances, checks):
+    for (content, problems, found), utterance in zip(checks, utterances):  # ends the bar
         notes += found
         if problems:
             bad[utterance] = problems

@@ -13,8 +13,6 @@ one counts) and its `.phn`, perhaps `.wrd`, `.txt` and `.htk`. sa1 and sa2, whic
 TIMIT reads, are left out.
 """
 
-import csv
-import io
 import os
 import re
 from typing import NamedTuple
@@ -32,17 +30,14 @@ from toolbox.command_line import UserError
 
 SPEAKERS_FILE = "speakers.tsv"
 LEFT_OUT = re.compile("sa[12]")
-SUFFIX = rf"(?P<suffix>{'|'.join(map(re.escape, (*SUFFIXES, '.phn')))})"
-NAME = r"[^/.][^/]*"
-TIMIT_LAYOUT = re.compile(
-    r"(?:(?P<source>train|test)/(?P<region>dr[1-8])/|(?P<sample_region>dr[1-8])-)"
-    rf"(?P<speaker>[a-z0-9]+)/(?P<name>[a-z0-9]+){SUFFIX}"
-)
-OWN_LAYOUT = re.compile(
-    rf"(?P<source>train|develop|test)/(?:(?P<region>dr[0-9]+)/)?(?P<speaker>{NAME})/"
-    rf"(?P<name>{NAME}){SUFFIX}"
-)
-LISTED_LAYOUT = re.compile(rf"(?P<folder>.+)/(?P<name>{NAME}){SUFFIX}")
+SUFFIX = rf"(?:{'|'.join(map(re.escape, (*SUFFIXES, '.phn')))})"
+TIMIT = rf"(?P<speaker>[a-z0-9]+)/(?P<name>[a-z0-9]+){SUFFIX}"
+OWN = rf"(?P<speaker>[^/.][^/]*)/(?P<name>[^/.][^/]*){SUFFIX}"
+LAYOUTS = {
+    "ldc": re.compile(rf"(?P<source>train|test)/(?P<region>dr[1-8])/{TIMIT}"),
+    "nltk_sample": re.compile(rf"(?P<source>)(?P<region>dr[1-8])-{TIMIT}"),
+    "own": re.compile(rf"(?P<source>train|develop|test)/(?:(?P<region>dr[0-9]+)/)?{OWN}"),
+}
 
 
 class Utterance(NamedTuple):
@@ -104,45 +99,31 @@ def check_splits(data_path, utterances, n_found):
     for split in SPLITS:
         if not any(u.split == split and u.audio_path for u in utterances):
             raise UserError(
-                f"{data_path}: no utterance for the {split} set, found {n_found} in the layout: the "
-                f"corpus is incomplete, copy it again, or name the {split} set's folders in "
+                f"{data_path}: no utterance for the {split} set, found {n_found} in the layout: "
+                f"the corpus is incomplete, copy it again, or name the {split} set's folders in "
                 f"{SPEAKERS_FILE}"
             )
 
 
 def _by_folders(data_path, paths):
     """(layout, stem -> Utterance) by the names of folders."""
-    found = {layout: {} for layout in ("ldc", "nltk_sample", "own")}
+    found = {layout: {} for layout in LAYOUTS}
     for path in paths:
-        match = TIMIT_LAYOUT.fullmatch(path)
-        if match:
-            layout = "ldc" if match["source"] else "nltk_sample"
-            _add(found[layout], data_path, path, _timit_utterance(match))
-        match = OWN_LAYOUT.fullmatch(path)
-        if match:
-            _add(
-                found["own"],
-                data_path,
-                path,
-                Utterance(
-                    "",
-                    "",
-                    match["source"],
-                    match["source"],
-                    *match.group(*"region speaker name".split()),
-                ),
-            )
+        for layout, pattern in LAYOUTS.items():
+            match = pattern.fullmatch(path)
+            if match:
+                source, region, speaker, name = match.group("source", "region", "speaker", "name")
+                split = source if layout == "own" else _split(source, f"{region}/{speaker}")
+                _add(found[layout], data_path, path, source, split, region or "", speaker, name)
     if found["ldc"] and found["nltk_sample"]:
         raise UserError(
             f"{data_path}: holds train/ or test/ beside drN-speaker/ folders, expected one of "
             "the two layouts: move one away"
         )
-    is_own = any(u.split == "develop" for u in found["own"].values())
-    if is_own or not (found["ldc"] or found["nltk_sample"]):
+    layout = next((layout for layout in LAYOUTS if found[layout]), "own")
+    if any(utterance.split == "develop" for utterance in found["own"].values()):
         layout = "own"
     else:
-        layout = "ldc" if found["ldc"] else "nltk_sample"
-    if not is_own:
         _check_places(data_path, paths, found[layout])
     if not any(utterance.audio_path for utterance in found[layout].values()):
         audio = [path for path in paths if path.lower().endswith(SUFFIXES)]
@@ -158,8 +139,9 @@ def _by_folders(data_path, paths):
 def _check_places(data_path, paths, found):
     """Refuse files of TIMIT that are not where they belong, unless their copies are."""
     for path in paths:
-        match = TIMIT_LAYOUT.search(path.lower())
-        if match and match[0][: match.start("suffix") - match.start()] not in found:
+        searches = (LAYOUTS[layout].search(path.lower()) for layout in ("ldc", "nltk_sample"))
+        match = next(filter(None, searches), None)
+        if match and os.path.splitext(match[0])[0] not in found:
             what = "still in upper case" if path != path.lower() else "not where it belongs"
             raise UserError(
                 f"{os.path.join(data_path, path)}: {what}, expected {match[0]} in the folder of "
@@ -168,41 +150,29 @@ def _check_places(data_path, paths, found):
             )
 
 
-def _timit_utterance(match):
-    """The `Utterance`, still without its files, of a TIMIT_LAYOUT match."""
-    source = match["source"] or ""
-    region = match["region"] or match["sample_region"]
+def _split(source, who):
+    """Split of a speaker of TIMIT; in the sample, which has no `source`, a list of its own."""
     develop, test = (
         (DEVELOP_SPEAKERS, CORE_TEST_SPEAKERS)
         if source
         else (SAMPLE_DEVELOP_SPEAKERS, SAMPLE_TEST_SPEAKERS)
     )
-    who = f"{region}/{match['speaker']}"
     if source != "train" and who in test:
-        split = "test"
-    elif source != "train" and who in develop:
-        split = "develop"
-    else:  # of the corpus's 168 test speakers, 94 are in no set
-        split = "" if source == "test" else "train"
-    return Utterance("", "", source, split, region, match["speaker"], match["name"])
+        return "test"
+    if source != "train" and who in develop:
+        return "develop"
+    return "" if source == "test" else "train"  # of 168 test speakers, 94 are in no set
 
 
-def _add(found, data_path, path, utterance):
-    """Enter a file under its stem; of several audio files the first of SUFFIXES stays."""
+def _add(found, data_path, path, source, split, *fields):
+    """Enter a file under its stem. Of several audio files the last one in the alphabet stays: wav,
+    then sph, then flac."""
     stem, suffix = os.path.splitext(path)
-    path = os.path.join(data_path, path)
-    before = found.get(stem)
-    audio_path = before.audio_path if before else ""
+    audio_path = found[stem].audio_path if stem in found else ""
     if suffix in SUFFIXES:
-        ranks = [SUFFIXES.index(s) for s in (suffix, os.path.splitext(audio_path)[1]) if s]
-        audio_path = path if ranks[0] == min(ranks) else audio_path
-    split = "" if LEFT_OUT.fullmatch(utterance.name) else utterance.split
-    found[stem] = utterance._replace(
-        stem=os.path.join(data_path, stem),
-        audio_path=audio_path,
-        region=utterance.region or "",
-        split=split,
-    )
+        audio_path = os.path.join(data_path, path)
+    split = "" if LEFT_OUT.fullmatch(os.path.basename(stem)) else split
+    found[stem] = Utterance(os.path.join(data_path, stem), audio_path, source, split, *fields)
 
 
 def _files(data_path):
@@ -227,9 +197,6 @@ def _files(data_path):
     return sorted(paths)
 
 
-# speakers.tsv
-
-
 def _read_speakers(data_path):
     """Folder -> (split, gender) of `speakers.tsv`.
 
@@ -238,55 +205,56 @@ def _read_speakers(data_path):
     """
     path = os.path.join(data_path, SPEAKERS_FILE)
     try:
-        text = read_bytes(path).decode("utf-8-sig")
+        lines = read_bytes(path).decode("utf-8-sig").splitlines()
     except UnicodeDecodeError:
         raise UserError(f"{path}: is no UTF-8 text: save it as one") from None
-    rows = csv.DictReader(io.StringIO(text), delimiter="\t", quoting=csv.QUOTE_NONE)
-    columns = [column.strip() for column in rows.fieldnames or ()]
+    columns = [column.strip() for column in lines[0].split("\t")]
     for column in ("folder", "split"):
         if column not in columns:
             raise UserError(
-                f"{path}: no column {column!r} in its first line, found {', '.join(columns)[:200]}, "
-                "expected tab-separated columns folder, split and gender"
+                f"{path}: no column {column!r} in its first line, found "
+                f"{', '.join(columns)[:200]}, expected folder, split and gender, tab-separated"
             )
-    rows.fieldnames = columns
     speakers = {}
-    for row in rows:
-        folder = (row["folder"] or "").strip().replace("\\", "/").strip("/")
-        split, gender = (row["split"] or "").strip(), (row.get("gender") or "").strip()
-        where = f"{path}, line {rows.line_num}"
+    for number, line in enumerate(lines[1:], 2):
+        row = dict(zip(columns, map(str.strip, line.split("\t"))))
+        folder = os.path.normpath(row.get("folder", "").replace("\\", "/"))
+        split = row.get("split", "")
+        if not line.strip():
+            continue
         if split not in SPLITS:
-            raise UserError(f"{where}: split {split[:60]!r}, expected {', '.join(SPLITS)}")
-        if not folder or os.path.normpath(folder) != folder or folder.startswith(".."):
-            raise UserError(f"{where}: folder {folder[:60]!r}, expected one inside the corpus")
-        if folder in speakers:
-            raise UserError(f"{where}: folder {folder[:60]} for the second time")
-        speakers[folder] = split, gender
+            problem = f"split {split[:60]!r}, expected {', '.join(SPLITS)}"
+        elif folder in (".", "/") or folder.startswith(("..", "/")):
+            problem = f"folder {folder[:60]!r}, expected one inside the corpus"
+        elif folder in speakers:
+            problem = f"folder {folder[:60]} for the second time"
+        else:
+            speakers[folder] = split, row.get("gender", "")
+            continue
+        raise UserError(f"{path}, line {number}: {problem}")
     return speakers
 
 
 def _listed(data_path, paths, speakers, notes):
     """stem -> Utterance of the folders that `speakers.tsv` lists."""
-    found, seen, others = {}, set(), set()
+    found, seen = {}, set()
     for path in paths:
-        match = LISTED_LAYOUT.fullmatch(path)
-        if not match or match["folder"] not in speakers:
-            others.add(os.path.dirname(path))
+        folder, name = os.path.split(os.path.splitext(path)[0])
+        if name.startswith(".") or not path.endswith((*SUFFIXES, ".phn")):
             continue
-        folder = match["folder"]
         seen.add(folder)
-        split, gender = speakers[folder]
-        parts = folder.split("/")
-        source = parts[0] if parts[0] in SPLITS else ""
-        region = next((part for part in parts[:-1] if re.fullmatch("dr[0-9]+", part)), "")
-        utterance = Utterance("", "", source, split, region, parts[-1], match["name"], gender)
-        _add(found, data_path, path, utterance)
+        if folder in speakers:
+            split, gender = speakers[folder]
+            *above, speaker = folder.split("/")
+            source = above[0] if above and above[0] in SPLITS else ""
+            region = next((part for part in above if re.fullmatch("dr[0-9]+", part)), "")
+            _add(found, data_path, path, source, split, region, speaker, name, gender)
     for folder in sorted(set(speakers) - seen):
         raise UserError(
             f"{os.path.join(data_path, SPEAKERS_FILE)}: lists the folder {folder}, which holds no "
             "utterance: copy it again or take the row out"
         )
-    for folder in sorted(others):
+    for folder in sorted(seen - set(speakers)):
         text = f"not listed in {SPEAKERS_FILE}: not read"
         notes.append(Problem("folders that are not listed", os.path.join(data_path, folder), text))
     return found

@@ -20,7 +20,6 @@ Folders written by the authors' own script are read as well: it numbers the phon
 which it meets them, so class names and their folding come from the folder's JSON files.
 """
 
-import concurrent.futures
 import hashlib
 import json
 import os
@@ -67,20 +66,6 @@ class Batch(_Arrays):
         batch = Batch(*self)
         batch.names = tuple(names)
         return batch
-
-
-def one_ahead(iterable):
-    """The items of an iterable; while one is in use, a thread gets the next ready.
-
-    What the iterable raises is raised where its item would have come. A generator that is left
-    early waits for the item in preparation, not for more.
-    """
-    iterator, end = iter(iterable), object()
-    with concurrent.futures.ThreadPoolExecutor(1, "one_ahead") as thread:
-        item = thread.submit(next, iterator, end)
-        while (ready := item.result()) is not end:
-            item = thread.submit(next, iterator, end)
-            yield ready
 
 
 class Split:

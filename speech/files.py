@@ -8,14 +8,14 @@ from toolbox.command_line import UserError
 
 MAX_FILE_BYTES = 2**28  # two hours of speech: no utterance, and it would not fit the memory
 
-CONTENTS = [
-    (re.compile(pattern, re.IGNORECASE), what)
-    for pattern, what in (  # pattern of a file's first bytes: what that is, and what to do
+CONTENTS = [  # pattern of a file's first bytes, what that is and what to do
+    (re.compile(rb"(?:\xef\xbb\xbf)?\s*" + pattern, re.IGNORECASE), what)
+    for pattern, what in (
         (rb"version https://git-lfs", "a Git LFS pointer: run `git lfs pull`"),
-        (rb"(?:\.\./)*\.?git/annex|/annex/objects/", "a git-annex pointer: run `git annex get`"),
-        (rb"\s*<(?:!doctype )?html|\s*<(?:head|body)\b", "an HTML page: download the file again"),
-        (rb"\s*<\?xml|\s*<[a-z]+>", "an XML text: download the file again"),
-        (rb"\s*[{\[]", "a JSON text: download the file again"),
+        (rb"[./]*(?:git/)?annex/objects/", "a git-annex pointer: run `git annex get`"),
+        (rb"<(?:!doctype )?html|<(?:head|body)\b", "an HTML page: download the file again"),
+        (rb"<\?xml|<[a-z]+>", "an XML text: download the file again"),
+        (rb"[{\[]\s*[\"{\[\]}]", "a JSON text: download the file again"),
         (rb"PK\x03\x04", "a zip archive: unpack it with `unzip`"),
         (rb"\x1f\x8b", "compressed by gzip: unpack it with `gunzip`"),
         (rb"BZh", "compressed by bzip2: unpack it with `bunzip2`"),

@@ -13,13 +13,7 @@ import re
 
 import numpy as np
 
-from speech.facts import (
-    FOLD_61_TO_39,
-    FRAME_HOP_SAMPLES,
-    PHONES_39,
-    PHONES_61,
-    SAMPLE_RATE_HZ,
-)
+from speech.facts import FOLD_61_TO_39, FRAME_HOP_SAMPLES, PHONES_39, PHONES_61, SAMPLE_RATE_HZ
 from speech.files import BadFileError, Problem, bad_file, read_bytes, what_it_is
 
 QUIRKS_LABEL_STEP_SAMPLES = 161  # int(0.01 * 16000) + 1 in the reference
@@ -197,23 +191,22 @@ def read_prompt(path, n_samples):
     """Read a `.txt` file, which nobody needs for features or phones.
 
     Returns:
-        (start_sample, end_sample, text), notes): the whole sound and "" where there is no file or
+        ((start_sample, end_sample, text), notes): the whole sound and "" where there is no file or
         none that can be read, and a list of `Problem`.
     """
-    whole = (0, n_samples, "")
+    text = ""
     if not os.path.lexists(path):
-        return whole, []
+        return (0, n_samples, text), []
     try:
-        lines = _lines(path)
+        for _, line in _lines(path):
+            start, end, text = _timed(line)
+            if start is not None and start >= 0 and text:
+                return (start, end, text), []
+            break
+        found = "no sample numbers and text in its first line"
     except BadFileError as error:
-        return whole, [Problem("unreadable prompts", path, error.problems[0].text)]
-    start, end, text = _timed(lines[0][1]) if lines else whole
-    if start is None or start < 0 or not text:
-        note = Problem(
-            "unreadable prompts", path, f"{lines[0][1][:60]!r}: no sample numbers and text"
-        )
-        return (0, n_samples, text), [note]
-    return (start, end, text), []
+        found = error.problems[0].text
+    return (0, n_samples, text), [Problem("unreadable prompts", path, found)]
 
 
 def _timed(line):

@@ -159,7 +159,7 @@ def make_dataset(parallel_map, contents, reference_quirks):
     )
     step_samples = label_step_samples(reference_quirks)
     dataset = {split: [] for split in SPLITS}
-    for (utterance, content), pair in zip(contents.items(), features):
+    for pair, (utterance, content) in zip(features, contents.items()):  # ends the bar
         dataset[utterance.split].append(make_recording(utterance, content, pair, step_samples))
     return dataset
 

@@ -1,1 +1,14 @@
-"""What is learned: batches, losses and metrics of each experiment."""
+"""What is learned: batches, losses and metrics of each experiment.
+
+A task has, for the training loop and the networks,
+
+    metric, constant_answer     the metric that selects; what the best constant answer is called
+    n_features, n_classes       columns of the input, and of the logits
+    targets_spec                tf.TensorSpec of a batch's targets
+    checksum, note              of the data; what has to stand beside errors on them
+    n_training_batches(size), training_batches(size, random_generator), batches(split, size)
+                                batches are tuples (features, targets, seq_len) with `names`
+    losses(logits, targets, seq_len), answers(logits, seq_len)          in TensorFlow
+    sums(batch, answers), metrics(sums, n_examples), constant_error()   in NumPy
+    draw_results(folder, test), draw_example(folder, network)           figures
+"""

@@ -103,11 +103,7 @@ def test_scaling_varies_one_thing_at_a_time(run_script, tmp_path):
     assert "| neurons per direction | 100 |" in process.stdout
     assert "bytes per neuron and simulated step" in process.stdout
     points = [tuple(row[axis] for axis in scaling.AXES) for row in result["rows"]]
-    assert points == [
-        (40, 100, 2, 15, 1),
-        (4000, 100, 2, 15, 1),
-        (40, 100, 2, 60, 1),
-    ]
+    assert points == [(40, 100, 2, 15, 1), (4000, 100, 2, 15, 1), (40, 100, 2, 60, 1)]
     for row in result["rows"]:
         assert 0 < row["engine_seconds_median"] < row["seconds_median"]
         assert row["rate_hz_measured"] == pytest.approx(row["rate_hz"], rel=0.02)

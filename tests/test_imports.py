@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers import REPOSITORY
+from helpers import LIMIT_S, REPOSITORY
 
 ROOT = Path(REPOSITORY)
 # Files by room; a module at the top is a room of its own.
@@ -26,6 +26,10 @@ ALLOWED = {
     "inference": "training tasks models layers lmu speech toolbox",
 }
 SCRIPT = " ".join(ALLOWED)  # a script may import all of these, and no script
+TESTS_OWN = {
+    path.stem for folder in ("tests", "benchmarks") for path in (ROOT / folder).rglob("*.py")
+}
+TESTS_OWN -= {"__init__"}
 NUMBA_LAYERS = ("neurons", "threads", "arguments", "event_driven", "fused_lstm")
 
 
@@ -43,7 +47,9 @@ def imported(path):
 def test_a_room_imports_what_it_may(room):
     for path in ROOMS[room]:
         foreign = set(imported(path)) & set(ROOMS) - {room}
+        assert room in ALLOWED or path.parent == ROOT, f"{room}: a new room needs a rule"
         assert foreign <= set(ALLOWED.get(room, SCRIPT).split()), path
+        assert not set(imported(path)) & TESTS_OWN, path
         if path.name == "__init__.py":
             assert len(ast.parse(path.read_text()).body) == 1  # its docstring
 
@@ -57,6 +63,6 @@ def test_neither_tensorflow_nor_pyplot_is_imported_where_it_is_not_needed():
         "print({'tensorflow', 'matplotlib.pyplot'} & set(sys.modules))"
     )
     process = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=240
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=LIMIT_S
     )
     assert process.stdout == "set()\n", process.stdout + process.stderr

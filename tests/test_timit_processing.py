@@ -31,7 +31,7 @@ import timit_processing
 from helpers import OPEN_SPEECH, REPOSITORY, assert_user_error, run_in
 from speech.audio import read_audio
 from speech.dataset import TimitDataset
-from speech.facts import FOLD_61_TO_39, PHONES_39, PHONES_61
+from speech.facts import CORE_TEST_SPEAKERS, DEVELOP_SPEAKERS, FOLD_61_TO_39, PHONES_39, PHONES_61
 from speech.features import speech_features
 from speech.plain_pickle import load_plain_pickle
 from toolbox import command_line
@@ -459,6 +459,24 @@ def test_one_problem_is_told_in_one_line(corpus, run_script):
     assert sorted(corpus.parent.rglob("*")) == sorted([*before, listed])
 
 
+@pytest.mark.parametrize("n_test, n_missing", [(24, 0), (23, 1), (22, 2), (21, None)])
+def test_missing_speakers_of_timit(tmp_path, run_here, n_test, n_missing):
+    """Where nine tenths of a list are there it is TIMIT, and complete; else a part of it."""
+    speakers = [*sorted(CORE_TEST_SPEAKERS)[:n_test], *sorted(DEVELOP_SPEAKERS)[:45]]
+    for stem in [f"{TRAIN}/sx0", *(f"test/{speaker}/sx0" for speaker in speakers)]:
+        write_utterance(tmp_path / "timit", stem)
+    done = run_here("--data_path=timit")
+    told = done.stdout + done.stderr
+    assert done.returncode == 2 and "test/dr8/fjsj0" in told  # of the development set's last five
+    assert told.count("no utterance of this speaker of TIMIT's test set") == (n_missing or 0)
+    for speaker in sorted(CORE_TEST_SPEAKERS)[n_test:] if n_missing else ():
+        assert f"test/{speaker}: no utterance" in told
+    done = run_here("--data_path=timit", "--skip_bad")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert ("Note: a part of TIMIT: 1, timit/test: 21 of" in done.stdout) == (n_missing is None)
+    assert f"Note: missing speakers: {5 + (n_missing or 0)}, first" in done.stdout
+
+
 def test_an_empty_split_is_refused_though_bad_ones_may_be_skipped(corpus, run_here):
     (corpus / f"{DEVELOP}/sx0.wav").write_bytes(b"")
     done = run_here("--data_path=timit", "--skip_bad")
@@ -556,3 +574,10 @@ def test_a_killed_worker_ends_in_one_line(tmp_path, run_here, monkeypatch):
 
 def kill_worker(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_reader_that_goes_away_stops_no_work(corpus):
+    command = f"'{sys.executable}' '{os.path.join(REPOSITORY, SCRIPT)}' --data_path=timit | head -1"
+    done = subprocess.run(command, shell=True, cwd=corpus.parent, capture_output=True, text=True)
+    assert (done.stderr, done.stdout.count("\n")) == ("", 1)
+    assert sorted(os.listdir(corpus.parent)) == ["timit", "timit_processed"]

@@ -1,8 +1,9 @@
 """What the figures of all rooms share: colours, panels, and how they are written.
 
 Each `plot_*` function takes the path of the PNG file before what it draws (`written`), builds one
-figure in memory and then writes it whole: after an error the file that stood at `path` before is still there, or none. Nothing global of matplotlib is touched
-and `pyplot` is never imported, so the functions work without a display and beside a notebook.
+figure in memory and then writes it whole: after an error the file that stood at `path` before is
+still there, or none. Nothing global of matplotlib is touched and `pyplot` is never imported, so the
+functions work without a display and beside a notebook.
 
 Line colours are those of Okabe and Ito (https://jfly.uni-koeln.de/color/); colour maps differ in
 lightness from end to end or, diverging, from the middle: both serve colour-blind readers.

@@ -59,21 +59,7 @@ def plot_learning_curve(evaluations, metric, constant_error=None, constant_answe
             linewidth=1,
             label=f"{constant_answer} only",
         )
-    if np.isfinite(errors).any():
-        best = np.nanargmin(errors)
-        point = (iterations[best], errors[best])
-        error_axes.plot(
-            *point, "*", color=VERMILION, markersize=12, label=f"best, iteration {point[0]:.0f}"
-        )
-        error_axes.annotate(
-            f"{point[1]:.3f}",
-            point,
-            (0, -15 if point[1] > 0.15 else 9),
-            textcoords="offset points",
-            ha="center",
-            fontsize=LABEL_PT,
-            color=VERMILION,
-        )
+    _mark_best(error_axes, iterations, errors)
     error_axes.set_ylim(0, 1)
     label_axes(error_axes, y=f"{metric.replace('_', ' ')} (fraction)")
 
@@ -100,3 +86,21 @@ def plot_learning_curve(evaluations, metric, constant_error=None, constant_answe
     panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     label_axes(panels[-1], x="iteration")
     return figure
+
+
+def _mark_best(axes, iterations, errors):
+    """Mark the smallest error, if there is any."""
+    if not np.isfinite(errors).any():
+        return
+    best = np.nanargmin(errors)
+    point = (iterations[best], errors[best])
+    axes.plot(*point, "*", color=VERMILION, markersize=12, label=f"best, iteration {point[0]:.0f}")
+    axes.annotate(
+        f"{point[1]:.3f}",
+        point,
+        (0, -15 if point[1] > 0.15 else 9),
+        textcoords="offset points",
+        ha="center",
+        fontsize=LABEL_PT,
+        color=VERMILION,
+    )

@@ -22,7 +22,9 @@ def define_flags(define):
         [rule for rule in eprop.RULES if rule != "bptt"],
         "e-prop with this feedback from the readout to the neurons; absent: BPTT",
     )
-    define.bool("reference_quirks", False, "compute what the authors' code does, see docs")
+    define.bool(
+        "reference_quirks", False, "compute what the authors' code does, see docs/reference.md"
+    )
     define.integer("seed", -1, "seed of all random numbers; -1: a new one", -1, MAX_INTEGER)
     define.integer("n_epochs", 80, "passes over the training set", 0)
     define.integer("batch", 32, "examples in a training batch", 1)

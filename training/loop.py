@@ -20,15 +20,7 @@ import numpy as np
 from toolbox.arrays import BadArraysError, write_arrays
 from toolbox.command_line import Interrupted, UserError, deferred_signals, progress_bar
 from toolbox.durable_files import append_line, remove_leftovers, write_json, write_whole
-from training import (
-    checkpoints,
-    devices,
-    figures,
-    health,
-    reporting,
-    ridge_readout,
-    run_folder,
-)
+from training import checkpoints, devices, figures, health, reporting, ridge_readout, run_folder
 from training.checkpoints import selecting_error, values_of
 from training.evaluation import make_evaluation
 from training.flags import TrainingConfig
@@ -161,10 +153,7 @@ def train(network, task, config, seed, folder, variables, observer=None, beside=
         UserError: the folder cannot be written; a loss, gradient or weight is NaN or infinite.
         command_line.Interrupted: a signal came.
     """
-    with (
-        run_folder.told_how_to_continue(folder, beside),
-        deferred_signals() as stop_if_asked,
-    ):
+    with run_folder.told_how_to_continue(folder, beside), deferred_signals() as stop_if_asked:
         make_run = make_run or Run
         run = make_run(network, task, config, seed, folder, variables, stop_if_asked)
         run.restore()
@@ -392,7 +381,12 @@ class Run:
         }
         write_json(self._path("metrics.json"), metrics)
         checkpoints.remove(self.folder)
-        said = ", ".join(f"{reporting.spoken(n)} {v:.3f}" for n, v in test.metrics.items())
+        chosen = test.metrics[task.metric]
+        said = ", ".join(
+            f"{reporting.spoken(name)} {value:.3f}"
+            for name, value in test.metrics.items()
+            if name == task.metric or value != chosen
+        )
         print(
             f"selected iteration {best['iteration']}: {reporting.spoken(task.metric)} develop "
             f"{selecting_error(best):.3f} ({task.constant_answer} {self._constant_error:.3f}); test: "

@@ -62,7 +62,7 @@ def evaluation_line(record, verbose):
         f"loss {record['develop_loss']:.3f}"
     )
     if verbose:
-        line += f" (classification {record['develop_prediction_loss']:.3f})"
+        line += f" (prediction {record['develop_prediction_loss']:.3f})"
         line += f", learning rate {record['learning_rate']:.2g}"
         if "rate_hz_mean" in record:
             line += (

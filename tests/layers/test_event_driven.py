@@ -9,11 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from compiled import (
-    assert_equal_for_any_number_of_threads_and_callers,
-    llvm_code,
-    peak_bytes,
-)
+from compiled import assert_equal_for_any_number_of_threads_and_callers, llvm_code, peak_bytes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba import types
@@ -95,11 +91,7 @@ def make_case(
         # The diagonal is far too large on purpose: it must not be noticed.
         w_rec=recurrent * rng.normal(size=(directions, n, n)) / np.sqrt(n) + 5 * np.eye(n),
         parameters=AlifParameters(
-            alpha,
-            rho,
-            adaptive * 1.8 * (1 - rho) / (1 - alpha),
-            0.01 / (1 - alpha),
-            **settings_,
+            alpha, rho, adaptive * 1.8 * (1 - rho) / (1 - alpha), 0.01 / (1 - alpha), **settings_
         ),
         seq_len=np.append(rng.integers(0, frames + 1, batch - 1), frames),
         reverse=(False, True, True)[:directions],
@@ -220,9 +212,7 @@ def test_float32(quirks):
         exact = make_case(seed, reference_quirks=quirks)
         narrow = [array.astype(np.float32) for array in (exact.current, exact.w_rec)]
         case = exact._replace(
-            current=narrow[0],
-            w_rec=narrow[1],
-            grad_z_mean=exact.grad_z_mean.astype(np.float32),
+            current=narrow[0], w_rec=narrow[1], grad_z_mean=exact.grad_z_mean.astype(np.float32)
         )
         result, expected = case.forward(), exact.forward()
         assert result.z_mean.dtype == np.float32

@@ -5,11 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from compiled import (
-    assert_equal_for_any_number_of_threads_and_callers,
-    llvm_code,
-    peak_bytes,
-)
+from compiled import assert_equal_for_any_number_of_threads_and_callers, llvm_code, peak_bytes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba import types

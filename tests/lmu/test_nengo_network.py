@@ -84,18 +84,12 @@ def rebuilt(case, extracted):
                 (slice(n, None), case.network.adaptive),
             )
         )
-        for ensemble, part in (
-            (network.regular, slice(n)),
-            (network.adaptive, slice(n, None)),
-        ):
+        for ensemble, part in ((network.regular, slice(n)), (network.adaptive, slice(n, None))):
             neurons = ensemble.neurons
             nengo.Connection(features, neurons, transform=extracted.input[part], synapse=tau_s)
             nengo.Connection(features, neurons, transform=current[:, part].T, synapse=None)
             nengo.Connection(
-                network.regular.neurons,
-                neurons,
-                transform=extracted.recurrent[part],
-                synapse=tau_s,
+                network.regular.neurons, neurons, transform=extracted.recurrent[part], synapse=tau_s
             )
         state = nengo.Node(size_in=len(extracted.decoders))
         nengo.Connection(

@@ -77,6 +77,7 @@ REFUSED = {  # name: (content, words of the message)
     "only zeros": (lambda tmp: bytes(5000), ("nothing but zero bytes",)),
     "web page": (lambda tmp: b"\r\n<!DOCTYPE html><html>", ("an HTML page, not sound",)),
     "other web page": (lambda tmp: b"<HTML lang=en>", ("an HTML page, not sound",)),
+    "message": (lambda tmp: b"404: Not Found\n", ("a text ('404: Not Found'), not sound",)),
     "xml": (lambda tmp: b'<?xml version="1.0"?><Error>', ("an XML text",)),
     "json": (lambda tmp: b'{"message": "not found"}', ("a JSON text",)),
     "git lfs": (lambda tmp: b"version https://git-lfs.github.com/spec/v1\n", ("git lfs pull",)),

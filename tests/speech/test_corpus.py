@@ -3,16 +3,7 @@
 import os
 
 import pytest
-from corpora import (
-    DEVELOP,
-    TEST,
-    TRAIN,
-    VICTIM,
-    encoded,
-    noise,
-    write_corpus,
-    write_utterance,
-)
+from corpora import DEVELOP, TEST, TRAIN, VICTIM, encoded, noise, write_corpus, write_utterance
 
 from helpers import OPEN_SPEECH
 from speech.corpus import find_corpus

@@ -1,18 +1,11 @@
-import gc
 import json
 import os
 import pickle
-import threading
 
 import numpy as np
 import pytest
 
-from speech.dataset import (
-    Split,
-    TimitDataset,
-    one_ahead,
-    with_deltas,
-)
+from speech.dataset import Split, TimitDataset, with_deltas
 from speech.facts import FOLD_61_TO_39, PHONES_39, PHONES_61
 from toolbox.command_line import UserError
 
@@ -396,54 +389,6 @@ def test_batches_by_length_are_random():
 
 
 # One batch ahead
-
-
-def test_one_ahead_passes_all_items_on():
-    assert list(one_ahead([])) == []
-    assert list(one_ahead(range(5))) == list(range(5))
-    assert list(one_ahead([None, False])) == [None, False]
-
-
-def counted(limit, made):
-    """Items 0 to limit - 1, each noted when it is made; the semaphore tells of each."""
-    for item in range(limit):
-        made.release()
-        yield item
-
-
-def test_one_ahead_is_one_item_ahead():
-    made = threading.Semaphore(0)
-    items = one_ahead(counted(9, made))
-    for item in range(3):
-        assert next(items) == item
-        assert made.acquire(timeout=10)
-    assert made.acquire(timeout=10)  # item 3 while 2 is in use
-    assert not made.acquire(timeout=0.05)  # but not item 4
-    items.close()
-
-
-def test_what_goes_wrong_ahead_is_raised_in_its_place():
-    def broken():
-        yield 1
-        raise ZeroDivisionError("while the step ran")
-
-    items = one_ahead(broken())
-    assert next(items) == 1
-    with pytest.raises(ZeroDivisionError, match="while the step ran"):
-        next(items)
-    assert list(items) == []
-
-
-def test_leaving_early_leaves_no_thread_behind():
-    def names():
-        return [thread.name for thread in threading.enumerate() if "one_ahead" in thread.name]
-
-    with pytest.raises(KeyboardInterrupt):
-        for _ in one_ahead(range(10**9)):
-            assert names()
-            raise KeyboardInterrupt
-    gc.collect()  # the generator goes with the frame that was left
-    assert names() == []
 
 
 # Folders that cannot be used

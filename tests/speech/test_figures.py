@@ -56,11 +56,7 @@ def test_utterance_names_every_phone_where_it_is():
     assert texts(phones) == ["h#", "ax-h", "s"]
     assert [text.get_position()[0] for text in phones.texts] == pytest.approx([0.05, 0.175, 0.375])
     assert [patch.get_x() for patch in phones.patches] == pytest.approx([0, 0.1, 0.25])
-    assert fills(phones) == [
-        figures.SILENCE_FILL,
-        figures.PHONE_FILL,
-        figures.PHONE_FILL,
-    ]
+    assert fills(phones) == [figures.SILENCE_FILL, figures.PHONE_FILL, figures.PHONE_FILL]
 
 
 def test_names_of_narrow_phones_stand_apart():

@@ -33,10 +33,7 @@ def test_labels_equal_the_recorded_ones(recorded, timit_sample):
         n_frames = int(recorded[f"utt{index}/num_windows"])
         quirks, default = (
             labels.frame_labels(
-                spans,
-                labels.PHONE_INDEX,
-                n_frames,
-                labels.label_step_samples(reference_quirks),
+                spans, labels.PHONE_INDEX, n_frames, labels.label_step_samples(reference_quirks)
             )
             for reference_quirks in (True, False)
         )
@@ -184,6 +181,7 @@ PROMPTS = {  # text, what is read, whether with a note
     "text only": ("She had.\n", (0, 16000, "She had."), True),
     "git lfs": ("version https://git-lfs.github.com/spec/v1\n", (0, 16000, ""), True),
     "empty": ("", (0, 16000, ""), True),
+    "a vertical tab": ("\v", (0, 16000, ""), True),  # found by fuzzing
     "missing": (None, (0, 16000, ""), False),
 }
 

@@ -242,7 +242,7 @@ MUTATIONS = {
     "samples behind": sound(NOTED, lambda d, c, s: c + bytes(2 * some(d, 1, 159)), "SPHERE"),
     "silence": sound(NOTED, lambda d, c, s: riff(0 * s)),
     "count far off": sound(
-        REFUSED, lambda d, c, s: sphere(s, one(d, 0, 1, len(s) // 2, len(s) + 160, 10**15)), "SPHERE"
+        REFUSED, lambda d, c, s: sphere(s, one(d, 0, 1, len(s) // 2, len(s) + 160, 10**15))
     ),
     "cut sphere": sound(REFUSED, lambda d, c, s: c[: -some(d, 320, len(c) - 1)], "SPHERE"),
     "cut riff": sound(REFUSED, lambda d, c, s: c[: -some(d, 1, len(c) - 1)], "RIFF"),
@@ -255,7 +255,7 @@ MUTATIONS = {
     ),
     "channels": sound(REFUSED, lambda d, c, s: riff(s, channels=one(d, 2, 4))),
     "coding": sound(REFUSED, lambda d, c, s: encoded(s, "WAV", one(d, "ULAW", "FLOAT", "PCM_24"))),
-    "another format": sound(REFUSED, lambda d, c, s: encoded(s, one(d, "AIFF", "AU", "CAF", "W64"))),
+    "another format": sound(REFUSED, lambda d, c, s: encoded(s, one(d, "AIFF", "AU", "CAF"))),
     "swapped": sound(
         REFUSED, lambda d, c, s: one(d, riff, sphere)(loud_enough(s).byteswap())
     ),

@@ -4,12 +4,12 @@ import os
 
 import numpy as np
 import pytest
-from tiny_runs import BOTH, build, evaluate, lsnn, lstm, parse
 
 from lmu import front_end
 from speech import dataset as dataset_module
 from speech.dataset import Batch
 from tasks.framewise import Framewise, cross_entropy, random_windows
+from tiny_runs import BOTH, build, evaluate, lsnn, lstm, parse
 from toolbox.command_line import UserError
 
 # --------------------------------------------------------------------------- windows

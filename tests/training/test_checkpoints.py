@@ -7,8 +7,8 @@ import zipfile
 
 import numpy as np
 import pytest
-from tiny_runs import BOTH, build, changed, equal, lsnn, lstm, values
 
+from tiny_runs import BOTH, build, changed, equal, lsnn, lstm, values
 from toolbox.arrays import BadArraysError
 from toolbox.command_line import UserError
 from training import checkpoints

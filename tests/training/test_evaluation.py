@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from tiny_runs import BOTH, build, evaluate, lsnn, lstm
 
 

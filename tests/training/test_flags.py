@@ -1,8 +1,8 @@
 """Values of flags that cannot work are refused before anything is done."""
 
 import pytest
-from tiny_runs import lsnn, lstm, parse
 
+from tiny_runs import lsnn, lstm, parse
 from toolbox.command_line import UserError
 
 

@@ -4,9 +4,9 @@ import re
 
 import numpy as np
 import pytest
+
 import tiny_runs
 from tiny_runs import BOTH, build, evaluate, lsnn, lstm, train_step
-
 from toolbox.command_line import UserError
 from training import checkpoints, health, steps
 

@@ -1,30 +1,23 @@
 """The loop: batches by epoch, selection, what a run leaves, and one seed with one result."""
 
+import gc
 import json
 import os
 import re
+import threading
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import tiny_runs
-from tiny_runs import (
-    BOTH,
-    build,
-    equal,
-    evaluate,
-    evaluations,
-    lsnn,
-    lstm,
-    run_of,
-    values,
-)
 
+import tiny_runs
 from tasks import figures as task_figures
+from tiny_runs import BOTH, build, equal, evaluate, evaluations, lsnn, lstm, run_of, values
 from toolbox import plotting
 from toolbox.command_line import UserError
 from training import checkpoints, devices
 from training import figures as training_figures
+from training.loop import one_ahead
 
 
 @pytest.fixture
@@ -271,3 +264,54 @@ def test_plot_draws_at_every_evaluation(train, short_dataset, eager, capsys):
     assert "firing rates" not in capsys.readouterr().out  # --noverbose, but on disk
     for record in run.evaluations:
         assert 0 <= record["rate_hz_min"] <= record["rate_hz_mean"] <= record["rate_hz_max"]
+
+
+# --------------------------------------------------------------------------- batches ahead
+
+
+def test_one_ahead_passes_all_items_on():
+    assert list(one_ahead([])) == []
+    assert list(one_ahead(range(5))) == list(range(5))
+    assert list(one_ahead([None, False])) == [None, False]
+
+
+def counted(limit, made):
+    """Items 0 to limit - 1, each noted when it is made; the semaphore tells of each."""
+    for item in range(limit):
+        made.release()
+        yield item
+
+
+def test_one_ahead_is_one_item_ahead():
+    made = threading.Semaphore(0)
+    items = one_ahead(counted(9, made))
+    for item in range(3):
+        assert next(items) == item
+        assert made.acquire(timeout=10)
+    assert made.acquire(timeout=10)  # item 3 while 2 is in use
+    assert not made.acquire(timeout=0.05)  # but not item 4
+    items.close()
+
+
+def test_what_goes_wrong_ahead_is_raised_in_its_place():
+    def broken():
+        yield 1
+        raise ZeroDivisionError("while the step ran")
+
+    items = one_ahead(broken())
+    assert next(items) == 1
+    with pytest.raises(ZeroDivisionError, match="while the step ran"):
+        next(items)
+    assert list(items) == []
+
+
+def test_leaving_early_leaves_no_thread_behind():
+    def names():
+        return [thread.name for thread in threading.enumerate() if "one_ahead" in thread.name]
+
+    with pytest.raises(KeyboardInterrupt):
+        for _ in one_ahead(range(10**9)):
+            assert names()
+            raise KeyboardInterrupt
+    gc.collect()  # the generator goes with the frame that was left
+    assert names() == []

@@ -44,7 +44,7 @@ def test_rates_are_recorded_and_told_in_detail_only():
         "epoch   4  iteration     1  0.50 s/iteration  develop: sequence error 0.250, loss 1.500"
     )
     detailed = reporting.evaluation_line(record, True)
-    assert detailed.startswith(f"{brief} (classification 1.250), learning rate 0.01\n")
+    assert detailed.startswith(f"{brief} (prediction 1.250), learning rate 0.01\n")
     assert detailed.endswith(
         "firing rates (Hz): min 5, max 30, mean 15.0 +- 10.8 over neurons; their loss 0.12"
     )

@@ -11,12 +11,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import tiny_runs
-from tiny_runs import build, lsnn, lstm
 
+import tiny_runs
 from faults import assert_same_run, interrupted_run, training_command
 from helpers import LIMIT_S, REPOSITORY, run_here
 from tasks import figures as task_figures
+from tiny_runs import build, lsnn, lstm
 from toolbox.command_line import Interrupted, UserError
 from training import checkpoints, devices, figures
 from training.schedule import Schedule

@@ -8,9 +8,9 @@ import subprocess
 
 import numpy as np
 import pytest
-from tiny_runs import lsnn, lstm, parse
 
 from helpers import REPOSITORY
+from tiny_runs import lsnn, lstm, parse
 from toolbox import command_line
 from toolbox.command_line import Interrupted, UserError
 from training import run_folder
