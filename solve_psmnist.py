@@ -117,25 +117,22 @@ def check_flags(flag_values):
             "--readout_init=ridge: regression fits an answer to every frame, and a digit has one: "
             "leave it out"
         )
-    _config(with_defaults(flag_values))
-
-
-def _config(flag_values, seed=0):
-    """The network's configuration."""
-    is_lsnn = flag_values.model == "lsnn"
-    kind = models.LsnnConfig if is_lsnn else models.LstmConfig
     models.check_engine(flag_values.engine, flag_values.model)
-    if is_lsnn:
-        engine = devices.choose_engine(flag_values.engine, "event")
-        if engine == "event":
-            try:
-                neurons.silent_steps(flag_values.n_ref, flag_values.dt)
-            except ValueError as error:
-                raise command_line.UserError(f"{error}: use --engine=dense") from None
-        return kind.from_flags(flag_values, engine, seed)
-    can_fuse = flag_values.lstm and not flag_values.peephole
-    on_cpu = "fused" if can_fuse else "dense"
-    return kind.from_flags(flag_values, devices.choose_engine(flag_values.engine, on_cpu))
+    # No device is asked for here: --cuda_device has not been heard yet.
+    engine = "dense" if flag_values.engine == "auto" else flag_values.engine
+    _config(with_defaults(flag_values), engine)
+    if flag_values.model == "lsnn" and flag_values.engine != "dense":
+        try:
+            neurons.silent_steps(flag_values.n_ref, flag_values.dt)
+        except ValueError as error:
+            raise command_line.UserError(f"{error}: use --engine=dense") from None
+
+
+def _config(flag_values, engine, seed=0):
+    """The network's configuration."""
+    if flag_values.model == "lsnn":
+        return models.LsnnConfig.from_flags(flag_values, engine, seed)
+    return models.LstmConfig.from_flags(flag_values, engine)
 
 
 def make_task(flag_values):
@@ -148,9 +145,11 @@ def make_task(flag_values):
 
 def make_network(flag_values, task, seed):
     """The network that the flags describe."""
+    can_fuse = flag_values.lstm and not flag_values.peephole
+    on_cpu = {"lsnn": "event", "lstm": "fused" if can_fuse else "dense"}[flag_values.model]
     kind = models.Lsnn if flag_values.model == "lsnn" else models.Lstm
     return kind(
-        _config(flag_values, seed),
+        _config(flag_values, devices.choose_engine(flag_values.engine, on_cpu), seed),
         task.n_features,
         task.n_classes,
         np.random.default_rng([seed, devices.STREAM_WEIGHTS]),

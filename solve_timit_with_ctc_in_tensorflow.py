@@ -109,7 +109,8 @@ def check_flags(flag_values):
             "it out"
         )
     models.check_engine(values.engine, values.model)
-    make_config(values, seed=0)
+    # No device is asked for here: --cuda_device has not been heard yet.
+    make_config(values, "dense" if values.engine == "auto" else values.engine)
     if values.model == "lsnn" and values.engine != "dense":
         try:
             neurons.silent_steps(values.n_ref, values.dt)
@@ -117,13 +118,10 @@ def check_flags(flag_values):
             raise command_line.UserError(f"{error}: use --engine=dense") from None
 
 
-def make_config(values, seed):
+def make_config(values, engine, seed=0):
     """The network that the settings describe."""
     if values.model == "lsnn":
-        engine = devices.choose_engine(values.engine, "event")
         return models.LsnnConfig.from_flags(values, engine, seed)
-    on_cpu = "fused" if values.lstm and not values.peephole else "dense"
-    engine = devices.choose_engine(values.engine, on_cpu)
     # Here the authors' LSTM does what everybody's does.
     values = types.SimpleNamespace(**vars(values) | {"reference_quirks": False})
     return models.LstmConfig.from_flags(values, engine)
@@ -133,7 +131,9 @@ def make_network(values, task, seed):
     """The network, with random weights."""
     network = models.Lsnn if values.model == "lsnn" else models.Lstm
     random_generator = np.random.default_rng([seed, devices.STREAM_WEIGHTS])
-    config = make_config(values, seed)
+    can_fuse = values.lstm and not values.peephole
+    on_cpu = {"lsnn": "event", "lstm": "fused" if can_fuse else "dense"}[values.model]
+    config = make_config(values, devices.choose_engine(values.engine, on_cpu), seed)
     return network(config, task.n_features, task.n_classes, random_generator)
 
 

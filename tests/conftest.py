@@ -85,6 +85,15 @@ def eager():
 
 
 @pytest.fixture
+def threads_as_they_are(monkeypatch):
+    """A script may run in this process, in which TensorFlow's threads are set for good."""
+    import tensorflow as tf
+
+    for name in ("set_intra_op_parallelism_threads", "set_inter_op_parallelism_threads"):
+        monkeypatch.setattr(tf.config.threading, name, lambda n_threads: None)
+
+
+@pytest.fixture
 def run_script(tmp_path):
     """Function that runs a script of the repository in an empty folder and returns the process."""
     return functools.partial(run_in, tmp_path)

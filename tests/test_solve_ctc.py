@@ -16,6 +16,8 @@ command_line.import_tensorflow()
 
 import solve_timit_with_ctc_in_tensorflow as solve_ctc  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("threads_as_they_are")
+
 TINY = {
     "lstm": ["--model=lstm", "--n_neuron=4", "--peephole", "--eprop=symmetric"],
     "lsnn": ["--model=lsnn", "--n_neuron=8", "--n_repeat=1", "--blank_penalty=auto"],

@@ -11,18 +11,11 @@ from toolbox.command_line import UserError
 
 command_line.import_tensorflow()
 
-import tensorflow as tf  # noqa: E402
-
 import solve_psmnist  # noqa: E402
 from tasks import psmnist  # noqa: E402
 from training import run_folder  # noqa: E402
 
-
-@pytest.fixture(autouse=True)
-def threads_as_they_are(monkeypatch):
-    """The test process may have started TensorFlow, whose threads are then set for good."""
-    for name in ("set_intra_op_parallelism_threads", "set_inter_op_parallelism_threads"):
-        monkeypatch.setattr(tf.config.threading, name, lambda n_threads: None)
+pytestmark = pytest.mark.usefixtures("threads_as_they_are")
 
 
 def parse(*arguments):

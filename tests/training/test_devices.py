@@ -112,7 +112,7 @@ def after_steps(n_replicas, model, rule, options, n_steps):
     dropout_seeds.clear()
     with STRATEGIES[n_replicas].scope():
         network = make_network(model, rule, quirks, engine)
-        optimizer = steps.make_optimizer(network, "sgd", momentum=0)
+        optimizer = steps.make_optimizer(network, "sgd", momentum=0.0)
         step = steps.make_train_step(
             network, Framewise(SPEECH, padding_counts=quirks and model == "lstm"),
             optimizer, network.trainable_variables, 3, 0.01, **options
@@ -125,7 +125,7 @@ def after_steps(n_replicas, model, rule, options, n_steps):
         phns = data.integers(7, size=(len(seq_len), 9), dtype=np.int32)
         losses.append(float(step(features, phns, seq_len, 0.5, iteration)))
     weights = {{name: w.numpy().tolist() for name, w in network.weights().items()}}
-    return losses, weights, dropout_seeds
+    return losses, weights, list(dropout_seeds)
 
 for line in sys.stdin:
     case = json.loads(line)
