@@ -171,7 +171,7 @@ def test_what_is_refused_is_told_in_words(tmp_path, name):
 
 @pytest.mark.parametrize("gain", [1, 1 / 16, 1 / 256, 8, 64])
 def test_speech_is_told_from_swapped_speech_also_where_it_is_soft_or_clipped(tmp_path, gain):
-    samples = (SPEECH * gain).clip(-32768, 32767).astype(np.int16)
+    samples = (SPEECH * float(gain)).clip(-32768, 32767).astype(np.int16)
     (tmp_path / "x.wav").write_bytes(riff(samples))
     np.testing.assert_array_equal(read_audio(tmp_path / "x.wav")[0], samples)
 
