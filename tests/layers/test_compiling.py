@@ -32,9 +32,8 @@ def test_without_another_place_the_temporary_folder_serves(tmp_path, has_tempora
         text=True,
     )
     assert (process.returncode, process.stderr) == (0, "")
-    assert process.stdout == f"{tmp_path}/numba_cache_{os.getuid()}\n" * has_temporary_folder or (
-        process.stdout == "\n" and not has_temporary_folder
-    )
+    expected = f"{tmp_path}/numba_cache_{os.getuid()}" if has_temporary_folder else ""
+    assert process.stdout == f"{expected}\n"
 
 
 def test_the_cache_is_private(tmp_path, monkeypatch):
