@@ -82,6 +82,11 @@ what_else() {
         }
         name !~ /\.(wav|sph|flac)(;1)?$/ { next }
         name !~ /s[aix][0-9]+\.[a-z]+(;1)?$/ {
+            if ($NF ~ /\.[A-Z]+(;1)?$/)
+                found(4, $0 ", no name of TIMIT, its suffix in upper case: rename your own speech" \
+                    " by `find \047" ENVIRON["source"] "\047 -name \047*.[A-Z]*\047 -exec sh -c" \
+                    " \047mv \"$0\" \"${0%.*}.$(echo \"${0##*.}\" | tr A-Z a-z)\"\047 {} \\;`," \
+                    " then see docs/corpora.md")
             found(4, $0 ", no name of TIMIT: such a corpus needs no renaming, see docs/corpora.md")
             next
         }
@@ -181,7 +186,7 @@ done
 
 # Writes copy (pairs of lines: a file, its place below DEST), compare (pairs of files), folders
 # (to be made below DEST) and counts. "/" cannot be part of a name; tabs and spaces can.
-export dest work
+export source dest work
 awk '
     function is_riff(path, line) {
         line = ""

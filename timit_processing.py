@@ -196,7 +196,7 @@ def output_folder(output_path):
 
 def problems_path(output_path):
     """The file beside an output folder that lists the problems of its corpus."""
-    return f"{output_path.rstrip(os.sep)}.problems.txt"
+    return f"{os.path.abspath(output_path)}.problems.txt"
 
 
 def refuse(flag_values, problems, n_utterances):
@@ -213,8 +213,11 @@ def refuse(flag_values, problems, n_utterances):
             f"{flag_values.data_path}: {len(problems):,} problems in {n_utterances:,} utterances, "
             f"listed in {path}, nothing else was written: mend them; {goes_on}"
         )
-    with write_whole(path, "w") as file:
-        file.write("\n".join(checks.report(problems)) + "\n")
+    try:
+        with write_whole(path, "w") as file:
+            file.write("\n".join(checks.report(problems)) + "\n")
+    except OSError as error:
+        message += f" (the list cannot be written: {error.strerror})"
     raise UserError(message)
 
 

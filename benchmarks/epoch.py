@@ -63,6 +63,8 @@ def define_flags(flag_values):
 
 def prepare(flag_values):
     """Make the corpus and its features where they are not there yet; returns their folder."""
+    if not flag_values.work:  # what is in its place here would be deleted
+        raise command_line.UserError("--work is empty, expected the name of a folder")
     sizes = {name: flag_values[name].value for name in ("n_train", "n_develop", "n_test", "seed")}
     name = "_".join(map(str, sizes.values()))
     dataset = os.path.join(flag_values.work, f"timit_{name}_processed")

@@ -2,7 +2,7 @@
 
 Numba writes what it has compiled beside the module, or else below the home folder, and refuses to
 import a function where it can do neither: an installation on a read-only disk, run without a home.
-The folder for temporary files then serves.
+The folder for temporary files then serves, and where there is none nothing is kept.
 """
 
 import functools
@@ -42,7 +42,11 @@ def private_temporary_folder():
     return folder
 
 
+is_kept = True
 if not has_cache():
-    numba.config.CACHE_DIR = private_temporary_folder()
+    try:
+        numba.config.CACHE_DIR = private_temporary_folder()
+    except OSError:  # nor is there one: every process compiles again
+        is_kept = False
 
-compiled = functools.partial(numba.njit, cache=True, nogil=True, error_model="numpy")
+compiled = functools.partial(numba.njit, cache=is_kept, nogil=True, error_model="numpy")

@@ -65,7 +65,7 @@ def read_audio(path):
             )
         audio = audio[:announced]
     elif content[:4] in (b"RIFF", b"RF64") and content[8:12] == b"WAVE":
-        content, announced = _with_size(content)
+        content, announced = _with_size(path, content)
         audio, _ = _decode(path, content)
         _check_whole(path, audio, announced)
     elif content.startswith(b"fLaC"):
@@ -170,16 +170,22 @@ def _decode(path, content):
                     raise bad_file("too large files", path, "more sound than two hours")
     except soundfile.SoundFileError as error:
         problem = getattr(error, "error_string", str(error)).strip()
+        form = re.search(rb"^RI?F.*?fmt ....(.{8})", content[:4096], re.DOTALL)
+        if form:
+            tag, channels, rate_hz = struct.unpack("<HHI", form[1])
+            problem += f" Format tag {tag:#x}, {channels} channels, {rate_hz} Hz"
+            problem += f", expected 0x1, 1 and {SAMPLE_RATE_HZ}"
         raise bad_file(
             "damaged audio", path, f"cannot be decoded ({problem}): cut or damaged: copy it again"
         ) from None
     return np.concatenate([*blocks, block]), announced if announced < 2**62 else None
 
 
-def _with_size(content):
+def _with_size(path, content):
     """A RIFF or RF64 file with the size of its sound, and the samples its header announces.
 
-    Where a program did not know the length while it wrote, the file's end counts.
+    Where a program did not know the length while it wrote, the file's end counts. BadFileError
+    where something follows that is no chunk, as its name of four letters would say.
     """
     position, n_bytes_64 = 12, None
     while position + 8 <= len(content):
@@ -191,6 +197,15 @@ def _with_size(content):
             if n_bytes_64 is not None and n_bytes == 0xFFFFFFFF:
                 n_bytes = n_bytes_64
             if 0 < n_bytes < STREAMED_BYTES:
+                behind = content[position + n_bytes :]
+                n_behind = len(behind.strip(b"\0"))
+                if n_behind >= 2 * FRAME_HOP_SAMPLES and not re.match(rb"\0?[ -~]{4}", behind):
+                    raise bad_file(
+                        "sample counts against the file's size",
+                        path,
+                        f"its header announces {n_bytes // 2} samples, the file holds "
+                        f"{(len(content) - position) // 2}: copy it again",
+                    )
                 return content, n_bytes // 2
             n_bytes = (len(content) - position) // 2 * 2
             head = b"RIFF" + struct.pack("<I", position + n_bytes - 8) + content[8 : position - 4]
@@ -212,36 +227,42 @@ def _sphere(path, content):
             + "): copy it again"
             + (" in binary mode" if changed else ""),
         )
-    fields = dict(re.findall(rb"^(\w+) +-\w+ +(\S+)", head[2], re.MULTILINE))
+    found = re.findall(r"^(\w+) +-\w+ +(\S+)", head[2].decode("latin1"), re.MULTILINE)
+    fields = {name.lower(): value for name, value in found}
 
     def number(name, default):
-        value = fields.get(name, b"")
-        return int(value) if re.fullmatch(rb"[0-9]{1,18}", value) else default
+        value = fields.get(name, str(default))
+        if not re.fullmatch(r"[0-9]{1,18}(\.0*)?", value, re.ASCII):
+            text = f"broken SPHERE header: {name} is {value[:60]!r}, expected a whole number"
+            raise bad_file("damaged audio", path, f"{text}: mend it or copy the file again")
+        return int(value.split(".")[0])
 
-    coding = fields.get(b"sample_coding", b"pcm").decode("ascii", "replace")
-    if "," in coding:
+    coding = fields.get("sample_coding", "pcm").lower()
+    data = content[int(head[1]) :]
+    program = "shorten" if data.startswith(b"ajkg") else coding
+    if "," in coding or program == "shorten":
         raise bad_file(
             "shortened audio",
             path,
-            f"compressed by {coding.split('embedded-')[-1].split('-v')[0]}, expected bare PCM: "
+            f"compressed by {program.split('embedded-')[-1].split('-v')[0]}, expected bare PCM: "
             f"{UNPACK.format(path=shlex.quote(path))}",
         )
-    n_sample_bytes = number(b"sample_n_bytes", 2)
+    n_sample_bytes = number("sample_n_bytes", 2)
     coding = (
         "PCM_16" if (coding, n_sample_bytes) == ("pcm", 2) else f"{8 * n_sample_bytes}-bit {coding}"
     )
-    _check_form(path, number(b"sample_rate", SAMPLE_RATE_HZ), number(b"channel_count", 1), coding)
-    order = ">" if fields.get(b"sample_byte_format") == b"10" else "<"
-    data = content[int(head[1]) :]
+    _check_form(path, number("sample_rate", SAMPLE_RATE_HZ), number("channel_count", 1), coding)
+    order = ">" if fields.get("sample_byte_format") == "10" else "<"
     audio = np.frombuffer(data, f"{order}i2", len(data) // 2).astype(np.int16)
-    return audio, number(b"sample_count", len(audio))
+    return audio, number("sample_count", len(audio))
 
 
 def _is_swapped(audio):
     """Whether the two bytes of each sample stand in the wrong order.
 
     Neighbouring samples of speech are alike, and it is far from full scale; of swapped speech
-    neither is so. Noise at full scale is the same either way round, and so are 8 bits in 16.
+    neither is so. Noise at full scale is the same either way round, and so are 8 bits in 16;
+    where many samples are at full scale, speech was clipped.
     """
 
     def power_and_roughness(samples):
@@ -253,5 +274,6 @@ def _is_swapped(audio):
 
     power, roughness = power_and_roughness(audio)
     other_power, other_roughness = power_and_roughness(audio.byteswap())
-    is_softer = 4 * other_power < power and (audio & 0xFF).any()
+    is_clipped = np.mean((audio == 32767) | (audio == -32768)) > 0.01
+    is_softer = 4 * other_power < power and (audio & 0xFF).any() and not is_clipped
     return is_softer or (roughness > 1 and other_roughness < roughness / 3)

@@ -15,6 +15,7 @@ TIMIT reads, are left out.
 
 import os
 import re
+import shlex
 from typing import NamedTuple
 
 from speech.audio import SUFFIXES
@@ -25,7 +26,7 @@ from speech.facts import (
     SAMPLE_TEST_SPEAKERS,
     SPLITS,
 )
-from speech.files import Problem, read_bytes
+from speech.files import Problem, read_bytes, what_it_is
 from toolbox.command_line import UserError
 
 SPEAKERS_FILE = "speakers.tsv"
@@ -77,21 +78,36 @@ def find_corpus(data_path):
         UserError: no corpus there, or not yet in the layout; an empty split.
     """
     if not os.path.isdir(data_path):
-        raise UserError(
-            f"{data_path}: no such folder: give the folder of the corpus as --data_path"
-        )
+        raise UserError(_no_folder(data_path))
     paths = _files(data_path)
     notes = []
     speakers = _read_speakers(data_path) if SPEAKERS_FILE in os.listdir(data_path) else None
     if speakers is not None:
         layout, found = "own", _listed(data_path, paths, speakers, notes)
     else:
-        layout, found = _by_folders(data_path, paths)
+        layout, found = _by_folders(data_path, paths, notes)
     utterances = [
         found[stem] for split in SPLITS for stem in sorted(found) if found[stem].split == split
     ]
     check_splits(data_path, utterances, len(found))
     return Corpus(layout, speakers is not None, utterances, notes)
+
+
+def _no_folder(data_path):
+    """What to say of a path that is no folder."""
+    if not data_path:
+        return "--data_path is empty, expected the folder of the corpus"
+    give = "give the folder of the corpus as --data_path"
+    if not os.path.exists(data_path):
+        return f"{data_path}: no such folder: {give}"
+    name = data_path.lower()
+    for suffixes, command in (
+        ((".zip",), "unzip"),
+        ((".tar", ".tgz", ".gz", ".bz2", ".xz"), "tar -xf"),
+    ):
+        if name.endswith(suffixes):
+            give = f"run `{command} {shlex.quote(data_path)}` and give the folder that it makes"
+    return f"{data_path}: is a file, not a folder: {give}"
 
 
 def check_splits(data_path, utterances, n_found):
@@ -105,7 +121,7 @@ def check_splits(data_path, utterances, n_found):
             )
 
 
-def _by_folders(data_path, paths):
+def _by_folders(data_path, paths, notes):
     """(layout, stem -> Utterance) by the names of folders."""
     found = {layout: {} for layout in LAYOUTS}
     for path in paths:
@@ -125,6 +141,15 @@ def _by_folders(data_path, paths):
         layout = "own"
     else:
         _check_places(data_path, paths, found[layout])
+    if layout == "own":
+        _check_suffixes(data_path, paths, lambda path: LAYOUTS["own"].fullmatch(path.lower()))
+        for path in paths:
+            if re.match(r"(train|develop|test)/(.*/)?[^/.][^/]*\Z", path) and (
+                os.path.splitext(path)[0] not in found["own"]
+            ):
+                text = "in no speaker's folder, expected SET/SPEAKER/NAME: not read"
+                where = os.path.join(data_path, path)
+                notes.append(Problem("files in no speaker's folder", where, text))
     if not any(utterance.audio_path for utterance in found[layout].values()):
         audio = [path for path in paths if path.lower().endswith(SUFFIXES)]
         seen = f"only {audio[0]} and the like" if audio else "no audio (.wav, .sph or .flac)"
@@ -147,6 +172,21 @@ def _check_places(data_path, paths, found):
                 f"{os.path.join(data_path, path)}: {what}, expected {match[0]} in the folder of "
                 f"the corpus: run `./rename-files.sh {data_path} NEW_FOLDER` and give NEW_FOLDER "
                 "as --data_path"
+            )
+
+
+def _check_suffixes(data_path, paths, is_utterance):
+    """Refuse files of a corpus of one's own with suffixes in upper case, unless copies are."""
+    for path in paths:
+        stem, suffix = os.path.splitext(path)
+        expected = f"{stem}{suffix.lower()}"
+        is_hidden = os.path.basename(path).startswith(".")
+        if path != expected and expected not in paths and is_utterance(path) and not is_hidden:
+            command = f"find {shlex.quote(data_path)} -name '*.[A-Z]*' -exec sh -c "
+            command += """'mv "$0" "${0%.*}.$(echo "${0##*.}" | tr A-Z a-z)"' {} \\;"""
+            raise UserError(
+                f"{os.path.join(data_path, path)}: suffix in upper case, expected {expected} (and "
+                f"folders {', '.join(SPLITS)}): rename all by `{command}`"
             )
 
 
@@ -204,11 +244,20 @@ def _read_speakers(data_path):
         UserError: no such columns, an unknown split, a folder twice or outside the corpus.
     """
     path = os.path.join(data_path, SPEAKERS_FILE)
+    content = read_bytes(path)
+    what = what_it_is(content)
+    if what:
+        raise UserError(f"{path}: is {what}")
     try:
-        lines = read_bytes(path).decode("utf-8-sig").splitlines()
+        lines = content.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError:
         raise UserError(f"{path}: is no UTF-8 text: save it as one") from None
-    columns = [column.strip() for column in lines[0].split("\t")]
+    rows = [
+        (number, [cell.strip().strip('"').strip() for cell in line.split("\t")])
+        for number, line in enumerate(lines, 1)
+        if line.strip()
+    ]
+    columns = rows[0][1] if rows else []
     for column in ("folder", "split"):
         if column not in columns:
             raise UserError(
@@ -216,15 +265,13 @@ def _read_speakers(data_path):
                 f"{', '.join(columns)[:200]}, expected folder, split and gender, tab-separated"
             )
     speakers = {}
-    for number, line in enumerate(lines[1:], 2):
-        row = dict(zip(columns, map(str.strip, line.split("\t"))))
+    for number, cells in rows[1:]:
+        row = dict(zip(columns, cells))
         folder = os.path.normpath(row.get("folder", "").replace("\\", "/"))
         split = row.get("split", "")
-        if not line.strip():
-            continue
         if split not in SPLITS:
             problem = f"split {split[:60]!r}, expected {', '.join(SPLITS)}"
-        elif folder in (".", "/") or folder.startswith(("..", "/")):
+        elif folder in (".", "..") or folder.startswith(("../", "/")):
             problem = f"folder {folder[:60]!r}, expected one inside the corpus"
         elif folder in speakers:
             problem = f"folder {folder[:60]} for the second time"
@@ -237,6 +284,7 @@ def _read_speakers(data_path):
 
 def _listed(data_path, paths, speakers, notes):
     """stem -> Utterance of the folders that `speakers.tsv` lists."""
+    _check_suffixes(data_path, paths, lambda path: os.path.dirname(path) in speakers)
     found, seen = {}, set()
     for path in paths:
         folder, name = os.path.split(os.path.splitext(path)[0])

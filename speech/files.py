@@ -22,6 +22,8 @@ CONTENTS = [  # pattern of a file's first bytes, what that is and what to do
         (rb"\xfd7zXZ", "compressed by xz: unpack it with `unxz`"),
         (rb"7z\xbc\xaf|Rar!", "an archive: unpack it"),
         (rb"\xff\xfe|\xfe\xff", "a UTF-16 text: convert it with `iconv -f UTF-16 -t UTF-8`"),
+        (rb"(?:[\t\r\n -~]\0){8}", "a UTF-16 text: convert it with `iconv -f UTF-16LE -t UTF-8`"),
+        (rb"(?:\0[\t\r\n -~]){8}", "a UTF-16 text: convert it with `iconv -f UTF-16BE -t UTF-8`"),
         (rb"\x00+\Z", "nothing but zero bytes: copy it again"),
     )
 ]

@@ -5,7 +5,7 @@ For each row (s, e, phone) of the `.phn`, in samples,
     label[s // 160 : e // 160] = phone,   h# elsewhere                                       (1)
 
 Text is read as people's systems leave it: with a byte order mark, CRLF, CR, tabs, blank lines, an
-end-of-file byte, in upper case, with a comment in the fourth column.
+end-of-file byte, in upper case, with comments in the fourth column and in lines of their own.
 """
 
 import os
@@ -22,6 +22,7 @@ QUIRKS_LABEL_STEP_SAMPLES = 161  # int(0.01 * 16000) + 1 in the reference
 MAX_REST_SAMPLES = 2802
 END_SLACK_SAMPLES = FRAME_HOP_SAMPLES
 LEAST_COVERED = 3 / 4
+LEAST_COVERED_IN_UNIT = 0.82  # where another unit fits a whole file: 12,800 Hz would cover 80 %
 MAX_PROBLEMS = 20  # of one file: a file of another kind is one fault
 
 PHONE_INDEX = {phone: index for index, phone in enumerate(PHONES_61)}
@@ -30,12 +31,17 @@ REDUCED_INDICES = np.array([PHONES_39.index(FOLD_61_TO_39[p]) for p in PHONES_61
 NUMBERS = r"(-?[0-9]{1,9}(?:\.[0-9]*)?)\s+(-?[0-9]{1,9}(?:\.[0-9]*)?)"
 PHONE_ROW = re.compile(rf"{NUMBERS}\s+(\S+)(?:\s+[!#].*)?")  # a comment may follow
 TIMED_ROW = re.compile(rf"{NUMBERS}(?:\s+(\S.*))?")
+COMMENT = re.compile(r"[;!]|#(?!!MLF!#)")  # HTK's master label files start with #!MLF!#
+OTHER_RATES_HZ = (8000, 10000, 11025, 12000, 12800, 20000, 22050, 24000, 32000, 44100, 48000)
+OTHER_RATES_HZ += (88200, 96000)
 UNITS = {  # what times may have been counted in, and how many there are to a sample
     "seconds": 1 / SAMPLE_RATE_HZ,
     "milliseconds": 1000 / SAMPLE_RATE_HZ,
+    "microseconds": 1e6 / SAMPLE_RATE_HZ,
     "frames of 10 ms": 1 / FRAME_HOP_SAMPLES,
+    "frames of 5 ms": 2 / FRAME_HOP_SAMPLES,
     "HTK's units of 100 ns": 1e7 / SAMPLE_RATE_HZ,
-} | {f"samples of {hz} Hz": hz / SAMPLE_RATE_HZ for hz in (8000, 11025, 22050, 32000, 44100, 48000)}
+} | {f"samples of {hz} Hz": hz / SAMPLE_RATE_HZ for hz in OTHER_RATES_HZ}
 
 
 def read_phones(path, n_samples):
@@ -53,6 +59,8 @@ def read_phones(path, n_samples):
     rows, problems = [], []
     for number, line in _lines(path):
         row = PHONE_ROW.fullmatch(line)
+        if COMMENT.match(line):
+            continue
         if row:
             rows.append((number, line, float(row[1]), float(row[2]), row[3].lower()))
         else:
@@ -71,7 +79,7 @@ def read_phones(path, n_samples):
     elif n_samples and last_end > n_samples + END_SLACK_SAMPLES:
         text = (
             f"out of range, ends at {last_end:.0f} where the audio has {n_samples} samples: of "
-            f"another utterance{unit and f', or its times are {unit}'}: copy it again"
+            f"another utterance{unit and f', or its times are in {unit}'}: copy it again"
         )
         problems.append(Problem("labels that end behind the audio", path, text))
     problems += _check_rows(path, rows)
@@ -108,15 +116,15 @@ def _check_rows(path, rows):
 def _check_cover(path, spans, n_samples, unit):
     """Notes about stretches of audio without a label; BadFileError if they are too much of it."""
     covered = sum(min(end, n_samples) - min(start, n_samples) for start, end, _ in spans)
-    if covered < LEAST_COVERED * n_samples:
-        # What is cut off ends in the middle of speech.
-        is_whole = spans and spans[-1][2] in ("h#", "pau") and unit
-        guess = f"its times are {unit}" if is_whole else "it is cut off"
+    # What is cut off ends in the middle of speech.
+    is_whole = spans and spans[-1][2] in ("h#", "pau") and _unit(spans[-1][1], n_samples, 0.98)
+    if covered < (LEAST_COVERED_IN_UNIT if is_whole else LEAST_COVERED) * n_samples:
+        guess = f"it is cut off{unit and f', or its times are in {unit}'}"
         raise bad_file(
             "labels that cover too little",
             path,
             f"labels cover {100 * covered // n_samples} % of the audio's {n_samples} samples, "
-            f"expected three quarters or more, as if {guess}: copy it again",
+            f"expected all, three quarters at least, as if {guess}: copy it again",
         )
     notes = []
     end = spans[-1][1]
@@ -131,10 +139,13 @@ def _check_cover(path, spans, n_samples, unit):
     return notes
 
 
-def _unit(last_end, n_samples):
-    """Name of the unit that would make labels end where the audio does; "" if none would."""
+def _unit(last_end, n_samples, least=0.9):
+    """Name of the unit that would make labels end where the audio does; "" if none would.
+
+    Of two rates that both would, the lower one, which UNITS has first, is nearer.
+    """
     for unit, factor in UNITS.items():
-        if n_samples and 0.9 < last_end / n_samples / factor < 1.02:
+        if n_samples and least < last_end / n_samples / factor < 1.02:
             return unit
     return ""
 
@@ -152,6 +163,7 @@ def _lines(path):
     """
     content = read_bytes(path)
     what = what_it_is(content)
+    content = content.rstrip(b"\0")
     if what is None and b"\0" in content:
         what = "no text, it holds zero bytes: copy it again"
     if what:

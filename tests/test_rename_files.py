@@ -410,6 +410,16 @@ def test_copies_of_a_read_only_disc_can_be_written(tmp_path, run_script):
         (("no_region",), ("no_region/TRAIN/FCJF0/SA1.WAV", "without a folder drN", "copy")),
         (("flat",), ("flat/TRAIN_DR1_FCJF0_SA1.WAV", "set, region and speaker", "copy")),
         (("own",), ("own/train/anna/u1.flac", "no name of TIMIT", "docs/corpora.md")),
+        (
+            ("own_upper",),
+            (
+                "own_upper/train/anna/U1.WAV",
+                "no name of TIMIT",
+                "upper case",
+                "tr A-Z a-z",
+                "{} \\;`",
+            ),
+        ),
         (("zips",), ("zips/timit.zip", "unpack it")),
         (("zips/timit.zip",), ("a zip file", "`unzip 'zips/timit.zip'`")),
         (("TIMIT.tar.gz",), ("an archive", "`tar -xf 'TIMIT.tar.gz'`")),
@@ -426,6 +436,7 @@ def test_mistakes(tmp_path, run_script, arguments, words):
         "no_region/TRAIN/FCJF0/SA1.WAV",
         "flat/TRAIN_DR1_FCJF0_SA1.WAV",
         "own/train/anna/u1.flac",
+        "own_upper/train/anna/U1.WAV",
         "zips/timit.zip",
         "TIMIT.tar.gz",
     ):

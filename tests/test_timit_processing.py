@@ -459,6 +459,22 @@ def test_one_problem_is_told_in_one_line(corpus, run_script):
     assert sorted(corpus.parent.rglob("*")) == sorted([*before, listed])
 
 
+@pytest.mark.parametrize("output", ["out/.", "out//", "o/../out"])
+def test_the_list_of_problems_lies_beside_the_folder(corpus, run_here, output):
+    (corpus / f"{VICTIM}.phn").write_text("0 3000 x\n")
+    os.mkdir(corpus.parent / "o")
+    done = run_here("--data_path=timit", f"--output_path={output}")
+    assert_user_error(done, "61 phones")
+    assert sorted(os.listdir(corpus.parent)) == ["o", "out.problems.txt", "timit"]
+
+
+def test_problems_are_told_where_their_list_cannot_be_written(corpus, run_here):
+    (corpus / f"{VICTIM}.phn").write_text("0 3000 x\n")
+    os.mkdir(corpus.parent / "out.problems.txt")
+    done = run_here("--data_path=timit", "--output_path=out")
+    assert_user_error(done, "61 phones", "--skip_bad", "(the list cannot be written: ")
+
+
 @pytest.mark.parametrize("n_test, n_missing", [(24, 0), (23, 1), (22, 2), (21, None)])
 def test_missing_speakers_of_timit(tmp_path, run_here, n_test, n_missing):
     """Where nine tenths of a list are there it is TIMIT, and complete; else a part of it."""

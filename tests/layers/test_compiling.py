@@ -6,15 +6,20 @@ import subprocess
 import sys
 import tempfile
 
+import pytest
+
 from helpers import REPOSITORY
 from layers import compiling
 
 
-def test_without_another_place_the_temporary_folder_serves(tmp_path):
+@pytest.mark.parametrize("has_temporary_folder", [True, False])
+def test_without_another_place_the_temporary_folder_serves(tmp_path, has_temporary_folder):
     """Numba looks beside the module and below the home folder; here it is told not to."""
     code = (
         "import numba; from layers import event_driven, fused_lstm; print(numba.config.CACHE_DIR)"
     )
+    if not has_temporary_folder:
+        code = f"import tempfile; tempfile.tempdir = {str(tmp_path / 'none')!r}; {code}"
     process = subprocess.run(
         [sys.executable, "-c", code],
         cwd=REPOSITORY,
@@ -27,7 +32,8 @@ def test_without_another_place_the_temporary_folder_serves(tmp_path):
         text=True,
     )
     assert (process.returncode, process.stderr) == (0, "")
-    assert process.stdout == f"{tmp_path}/numba_cache_{os.getuid()}\n"
+    expected = f"{tmp_path}/numba_cache_{os.getuid()}" if has_temporary_folder else ""
+    assert process.stdout == f"{expected}\n"
 
 
 def test_the_cache_is_private(tmp_path, monkeypatch):

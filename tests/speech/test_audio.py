@@ -1,6 +1,7 @@
 """Sound is read by its content, and what would train on noise is refused."""
 
 import os
+import re
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ def unknown_length(content):
 
 
 def without(field, content):
-    return content.replace(field.encode(), b"x" * len(field))
+    return content.replace(field.encode(), b"x" * len(field), 1)
 
 
 READ = {  # what is read equal, named as anything
@@ -39,6 +40,10 @@ READ = {  # what is read equal, named as anything
     "big-endian sphere": lambda s, tmp: sphere(s, byte_format="10"),
     "sphere without a count": lambda s, tmp: without("sample_count", sphere(s)),
     "sphere without a coding": lambda s, tmp: without("sample_coding", sphere(s)),
+    "sphere in upper case": lambda s, tmp: re.sub(
+        rb"\nsample_\w+|-s3 pcm", lambda m: m[0].upper().replace(b"-S", b"-s"), sphere(s)
+    ),
+    "sphere with decimals": lambda s, tmp: sphere(s, rate_hz="16000.0", channels="1."),
     "riff": lambda s, tmp: riff(s),
     "riff with a chunk behind": lambda s, tmp: riff(s, 2 * len(s)) + b"LIST\4\0\0\0abcd",
     "rf64": rf64,
@@ -106,6 +111,18 @@ REFUSED = {  # name: (content, words of the message)
         lambda tmp: sphere(SPEECH, coding="pcm,embedded-shorten-v2.00"),
         ("shorten", "w_decode -o pcm", "sph2pipe"),
     ),
+    "8 kHz with decimals": (lambda tmp: sphere(SPEECH, rate_hz="8000.0"), ("8000 Hz", "`sox ")),
+    "8 kHz in upper case": (
+        lambda tmp: sphere(SPEECH, rate_hz=8000).replace(b"sample_rate", b"SAMPLE_RATE"),
+        ("8000 Hz", "`sox "),
+    ),
+    "2.0 channels": (lambda tmp: sphere(SPEECH, channels="2.0"), ("2 channels", "`sox ")),
+    "negative count": (lambda tmp: sphere(SPEECH, -5), ("sample_count is '-5'", "whole number")),
+    "shorten without a field": (
+        lambda tmp: without("sample_coding", sphere(SPEECH)[:1024] + b"ajkg\2" + b"x" * 500),
+        ("by shorten", "w_decode -o pcm"),
+    ),
+    "shorten by name": (lambda tmp: sphere(SPEECH, coding="Shorten"), ("by shorten", "w_decode")),
     "bare shorten": (lambda tmp: b"ajkg\2" + b"x" * 500, ("shorten",)),
     "wavpack": (lambda tmp: sphere(SPEECH, coding="pcm,embedded-wavpack-v1.0"), ("wavpack",)),
     "converted line ends": (
@@ -119,6 +136,14 @@ REFUSED = {  # name: (content, words of the message)
     "sphere that announces none": (lambda tmp: sphere(SAMPLES, 0), ("announces 0 ", "3200")),
     "cut riff": (lambda tmp: riff(SAMPLES)[:-1000], ("truncated", "2700", "3200")),
     "riff cut by a sample": (lambda tmp: riff(SAMPLES)[:-2], ("truncated", "3199", "3200")),
+    "riff that announces half": (lambda tmp: riff(SPEECH, len(SPEECH)), ("announces", "holds")),
+    "riff that announces 1,000 bytes": (
+        lambda tmp: riff(SPEECH, 1000),
+        ("announces 500 samples", f"holds {len(SPEECH)}", "copy"),
+    ),
+    "mp3 in riff": (lambda tmp: riff(SPEECH, coding=0x55), ("tag 0x55", "expected 0x1")),
+    "0 Hz": (lambda tmp: riff(SPEECH, rate_hz=0), ("0x1, 1 channels, 0 Hz", "16000")),
+    "0 channels": (lambda tmp: riff(SPEECH, channels=0), ("0 channels",)),
     "cut rf64": (lambda tmp: rf64(SAMPLES, tmp)[:-1000], ("truncated", "2700", "3200")),
     "cut flac": (lambda tmp: flac(SAMPLES, tmp)[:-1000], ("cut or damaged",)),
     "damaged flac": (lambda tmp: flac(SPEECH, tmp).replace(b"\xff\xf8", b"\xff\x00"), ("damaged",)),
@@ -144,9 +169,9 @@ def test_what_is_refused_is_told_in_words(tmp_path, name):
         assert word in str(error.value)
 
 
-@pytest.mark.parametrize("gain", [1, 1 / 16, 1 / 256])
-def test_speech_is_told_from_swapped_speech_also_where_it_is_soft(tmp_path, gain):
-    samples = (SPEECH * gain).astype(np.int16)
+@pytest.mark.parametrize("gain", [1, 1 / 16, 1 / 256, 8, 64])
+def test_speech_is_told_from_swapped_speech_also_where_it_is_soft_or_clipped(tmp_path, gain):
+    samples = (SPEECH * float(gain)).clip(-32768, 32767).astype(np.int16)
     (tmp_path / "x.wav").write_bytes(riff(samples))
     np.testing.assert_array_equal(read_audio(tmp_path / "x.wav")[0], samples)
 

@@ -1,6 +1,8 @@
 """Where utterances lie: the layouts of TIMIT and of a corpus of one's own."""
 
 import os
+import re
+import subprocess
 
 import pytest
 from corpora import DEVELOP, TEST, TRAIN, VICTIM, encoded, noise, write_corpus, write_utterance
@@ -101,7 +103,8 @@ TSV += "\t9\tdevelop/dr2/c-3\tdevelop\n"
 
 @pytest.mark.parametrize(
     "text",
-    [TSV, "\ufeff" + TSV.replace("\n", "\r\n"), TSV.replace("/", "\\").replace("Ann", "Ann/")],
+    [TSV, "\ufeff" + TSV.replace("\n", "\r\n"), TSV.replace("/", "\\").replace("Ann", "Ann/")]
+    + ["\n \n" + re.sub(r"[^\t\n]+", lambda cell: f'"{cell[0]}"', TSV)],
 )
 def test_speakers_tsv_wins_over_folders(own, text):
     (own / "speakers.tsv").write_bytes(text.encode())
@@ -127,7 +130,13 @@ def test_speakers_tsv_wins_over_folders(own, text):
         (TSV + "f\t5\ttrain/Eve\ttrain\n", "lists the folder train/Eve, which holds no"),
         (TSV + "f\n", "line 5: split ''"),
         (TSV.replace("\tdevelop\n", "\ttrain\n"), "no utterance for the develop set"),
-        (TSV.encode("utf-16"), "is no UTF-8 text"),
+        (TSV.encode("utf-16"), "is a UTF-16 text"),
+        (TSV.replace("Ann", "\u00c4nn").encode("latin1"), "is no UTF-8 text"),
+        ("<html><body>404", "speakers.tsv: is an HTML page"),
+        ("version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        (" \n" * 1000, "no column 'folder'"),
+        (TSV.replace("train/Ann", ".."), "expected one inside the corpus"),
+        (TSV.replace("train/Ann", "..ann"), "lists the folder ..ann, which holds no"),
     ],
 )
 def test_bad_speakers_tsv(own, text, words):
@@ -142,6 +151,30 @@ def test_open_speech_has_the_same_splits_by_names_and_by_file(tmp_path):
     layout, utterances = found(tmp_path)
     assert layout == "ldc" and len(utterances) == 128
     assert found(OPEN_SPEECH) == ("own", utterances)
+
+
+@pytest.mark.parametrize("name", ["train/u9", "train/dr1/ann/session1/u2", "develop/x/y/z/u3"])
+def test_files_in_no_speakers_folder_are_noted(own, name):
+    write_utterance(own, name)
+    corpus = find_corpus(str(own))
+    assert len(corpus.utterances) == len(OWN)
+    assert [(note.kind, note.path) for note in corpus.notes] == [
+        ("files in no speaker's folder", f"{own / name}{suffix}") for suffix in (".phn", ".wav")
+    ]
+
+
+@pytest.mark.parametrize("has_speakers_file", [True, False])
+@pytest.mark.parametrize("suffixes", [[".wav", ".phn"], [".wav"], [".phn"]])
+def test_suffixes_in_upper_case_are_renamed_as_the_message_says(own, suffixes, has_speakers_file):
+    if has_speakers_file:
+        (own / "speakers.tsv").write_text(TSV)
+    expected = found(own)
+    for suffix in suffixes:
+        os.rename(own / f"train/Ann/Utt_1.a{suffix}", own / f"train/Ann/Utt_1.a{suffix.upper()}")
+    with pytest.raises(UserError, match="train/Ann/Utt_1.a.[A-Z]+: suffix in upper") as error:
+        find_corpus(str(own))
+    subprocess.run(str(error.value).split("`")[1], shell=True, check=True)
+    assert found(own) == expected
 
 
 def remove(*paths):
@@ -199,6 +232,24 @@ def test_bad_layouts(corpus, name):
     damage(corpus)
     with pytest.raises(UserError, match=words):
         find_corpus(str(corpus))
+
+
+@pytest.mark.parametrize(
+    "name, words",
+    [
+        ("", "--data_path is empty"),
+        ("x", "x: is a file, not a folder: give the folder"),
+        ("x y.zip", "is a file, not a folder: run `unzip '.*/x y.zip'`"),
+        ("x.tar.gz", "run `tar -xf .*/x.tar.gz`"),
+        ("x.TGZ", "run `tar -xf .*/x.TGZ`"),
+    ],
+)
+def test_files_instead_of_folders(tmp_path, name, words):
+    path = name and str(tmp_path / name)
+    if name:
+        (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(UserError, match=words):
+        find_corpus(path)
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root reads all")

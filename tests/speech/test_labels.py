@@ -64,6 +64,7 @@ READ = {  # what is read as PHN is
     "blanks": PHN.replace(" ", "  ").replace("\n", " \t\n "),
     "blank lines": "\n" + PHN.replace("\n", "\n\n \n"),
     "end-of-file byte": PHN + "\x1a",
+    "zero bytes at the end": PHN + "\x1a\0\0\0",
     "no last line end": PHN.rstrip(),
     "upper case": PHN.upper(),
     "one decimal": scaled(1, 1),
@@ -71,6 +72,7 @@ READ = {  # what is read as PHN is
     "points": PHN.replace("0 ", "0. "),
     "exclamation marks": PHN.replace("\n", " !was checked\n"),
     "comments": PHN.replace("\n", " # by hand\n"),
+    "lines of comments": f"# by hand\n;; x\n!y 1 2\n{PHN}# end\n",
     "length zero inside": PHN.replace("4559 5723", "4559 4559 pau\n4559 5723"),
     "length zero at the end": PHN + "15000 15000 h#\n",
     "length zero outside": PHN + "16000 16000 h#\n",
@@ -85,6 +87,7 @@ NOTED = {  # name: (text, kind of the note)
         "labels that end elsewhere than the audio",
     ),
 }
+LONG_12_KHZ, LONG_12_8_KHZ = (scaled(rate / 15000) for rate in (12000, 12800))
 ROW = "0 3050 h#\n3050 11000 sh\n{}\n11000 15000 h#\n"
 REFUSED = {  # name: (text, words of the message)
     "empty": ("", ("empty",)),
@@ -108,7 +111,18 @@ REFUSED = {  # name: (text, words of the message)
     "44.1 kHz": (scaled(2.75625), ("44100 Hz", "16000 samples")),
     "fractions": (scaled(1 / 160, 2), ("line 1", "frames of 10 ms")),
     "utf-16": (PHN.encode("utf-16"), ("UTF-16", "iconv")),
-    "utf-16 without mark": (PHN.encode("utf-16-le"), ("zero bytes",)),
+    "utf-16 without mark": (PHN.encode("utf-16-le"), ("UTF-16", "iconv -f UTF-16LE")),
+    "big-endian utf-16": (PHN.encode("utf-16-be"), ("UTF-16", "iconv -f UTF-16BE")),
+    "zero bytes inside": (PHN.replace("\n", "\0\n"), ("zero bytes",)),
+    "master label file": ("#!MLF!#\n" + PHN, ("line 1", "#!MLF!#")),
+    "10 kHz, cut off or not": (scaled(0.625), ("cut off, or", "in samples of 10000 Hz")),
+    "12 kHz": (LONG_12_KHZ, ("cover 75 %", "samples of 12000 Hz")),
+    "12.8 kHz": (LONG_12_8_KHZ, ("cover 80 %", "samples of 12800 Hz")),
+    "24 kHz": (scaled(1.5), ("in samples of 24000 Hz",)),
+    "96 kHz": (scaled(6), ("in samples of 96000 Hz",)),
+    "frames of 5 ms": (scaled(1 / 80), ("in frames of 5 ms",)),
+    "microseconds": (scaled(62.5), ("in microseconds",)),
+    "44.1 kHz, not 48": (scaled(2.98), ("in samples of 44100 Hz",)),
     "web page": ("<html><body>404</body></html>", ("an HTML page",)),
     "git lfs": ("version https://git-lfs.github.com/spec/v1", ("git lfs pull",)),
     "two fields": (ROW.format("11000 aa"), ("line 3", "'11000 aa'")),
