@@ -95,7 +95,7 @@ def test_the_same_seed_writes_the_same_weights(reported, tiny_processed, monkeyp
         (["--order=40", "--n_regular=100"], "160 state variables .* 100 regular neurons"),
         (["--method=magic"], "--method=magic.*matched.*nengo"),
         (["--fold=4"], "--fold=4"),
-        (["--out=nowhere/x.npz"], "--out: there is no folder nowhere"),
+        (["--out=nowhere/x.npz"], "--out=nowhere/x.npz: there is no folder nowhere"),
         (["--report=x.md"], "--report=x.md: expected the name of a .json file"),
         (["--dt=0.976"], "silent step: use another --n_ref or --dt"),
         (["--channels=99"], "--channels=99: .* 0 to 12"),

@@ -55,9 +55,9 @@ def at(monkeypatch):
     rate = Schedule.rate  # asked for in every step and evaluation
     todo = {}
 
-    def hooked(schedule, iteration):
+    def hooked(schedule, iteration, n_iterations):
         todo.pop(iteration, lambda: None)()
-        return rate(schedule, iteration)
+        return rate(schedule, iteration, n_iterations)
 
     monkeypatch.setattr(Schedule, "rate", hooked)
     return lambda iteration, action: todo.update({iteration: action})
@@ -272,7 +272,7 @@ def test_killed_runs_of_the_script_are_equal(tiny_processed, tmp_path):
 
 
 def test_a_resumed_run_that_is_interrupted_names_all_its_arguments(
-    tiny_processed, tmp_path, at, eager
+    tiny_processed, tmp_path, at, eager, threads_as_they_are
 ):
     """The data have moved: the command says where to, and works."""
     moved = tmp_path / "moved data"
