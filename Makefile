@@ -20,7 +20,7 @@ TIMIT ?=
 DEMO := demo
 DEMO_DATA := $(or $(TIMIT),open_speech)
 DEMO_FLAGS := --dataset=$(DEMO)/processed --results=$(DEMO)/results --eprop=symmetric \
-	--batch=8 --n_epochs=30 --print_every=20 --seed=1
+	--batch=8 --n_epochs=20 --print_every=20 --seed=1
 FRAME_ERRORS := frame_errors_lstm frame_errors_lsnn frame_errors_lsnn_long frame_errors_dense \
 	frame_errors_cost_lstm frame_errors_cost_lsnn
 EXPERIMENTS := learning_rates_lsnn lsnn_starts lsnn_baselines lmu_memory \
