@@ -201,18 +201,24 @@ def define_flags(define, *kinds):
         define.float("init_scale", 0.0, "kernels uniform in +-init_scale; 0: Glorot uniform", 0)
 
 
-def check_engine(engine, model):
-    """Raise UserError unless a network has the engine that `--engine` names.
+def check_engine(engine, model, n_ref, dt):
+    """Raise UserError unless the engine that `--engine` names can compute a network.
 
     Args:
         engine: "auto" or one of `define_flags`.
         model: "lsnn" or "lstm".
+        n_ref, dt: flags of an LSNN's neurons.
     """
     engines = {"lsnn": ENGINES, "lstm": LSTM_ENGINES}[model]
     if engine not in ("auto", *engines):
         raise UserError(
             f"--engine={engine} with --model={model}: expected auto or {' or '.join(engines)}"
         )
+    if model == "lsnn" and engine != "dense":
+        try:
+            neurons.silent_steps(n_ref, dt)
+        except ValueError as error:
+            raise UserError(f"{error}: use --engine=dense") from None
 
 
 def _define_lsnn_flags(define):

@@ -117,15 +117,10 @@ def check_flags(flag_values):
             "--readout_init=ridge: regression fits an answer to every frame, and a digit has one: "
             "leave it out"
         )
-    models.check_engine(flag_values.engine, flag_values.model)
+    models.check_engine(flag_values.engine, flag_values.model, flag_values.n_ref, flag_values.dt)
     # No device is asked for here: --cuda_device has not been heard yet.
     engine = "dense" if flag_values.engine == "auto" else flag_values.engine
     _config(with_defaults(flag_values), engine)
-    if flag_values.model == "lsnn" and flag_values.engine != "dense":
-        try:
-            neurons.silent_steps(flag_values.n_ref, flag_values.dt)
-        except ValueError as error:
-            raise command_line.UserError(f"{error}: use --engine=dense") from None
 
 
 def _config(flag_values, engine, seed=0):

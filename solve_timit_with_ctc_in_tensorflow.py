@@ -108,14 +108,9 @@ def check_flags(flag_values):
             f"--n_repeat={values.n_repeat} with --model=lstm: an LSTM takes one step a frame; leave "
             "it out"
         )
-    models.check_engine(values.engine, values.model)
+    models.check_engine(values.engine, values.model, values.n_ref, values.dt)
     # No device is asked for here: --cuda_device has not been heard yet.
     make_config(values, "dense" if values.engine == "auto" else values.engine)
-    if values.model == "lsnn" and values.engine != "dense":
-        try:
-            neurons.silent_steps(values.n_ref, values.dt)
-        except ValueError as error:
-            raise command_line.UserError(f"{error}: use --engine=dense") from None
 
 
 def make_config(values, engine, seed=0):

@@ -7,6 +7,7 @@ import numpy as np
 import soundfile
 
 from helpers import OPEN_SPEECH
+from speech.audio import read_audio
 
 # One speaker of the training, the development and the core-test set.
 TRAIN, DEVELOP, TEST = "train/dr1/fcjf0", "test/dr1/faks0", "test/dr1/felc0"
@@ -85,3 +86,10 @@ def speech(name="train/dr1/f0120/u001200098"):
     """Path without suffix of an utterance of the open sample, and its int16 [samples]."""
     stem = os.path.join(OPEN_SPEECH, name)
     return stem, soundfile.read(f"{stem}.flac", dtype="int16")[0]
+
+
+def recorded_audio(recorded, timit_sample):
+    """Index, stem and audio of each utterance of which features were recorded."""
+    for index, name in enumerate(recorded["utterances"]):
+        stem = os.path.join(timit_sample, str(name))
+        yield index, stem, read_audio(f"{stem}.wav")[0]

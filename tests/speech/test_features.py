@@ -1,27 +1,11 @@
 """MFCCs, filter banks, HTK's files and normalisation."""
 
-import os
-
 import numpy as np
 import pytest
-from corpora import N_FRAMES, htk, noise
+from corpora import N_FRAMES, htk, noise, recorded_audio
 
 from speech import features as features_module
-from speech.audio import read_audio
 from speech.files import BadFileError
-
-
-@pytest.fixture(scope="module")
-def recorded(golden):
-    with np.load(os.path.join(golden, "preprocessing.npz")) as file:
-        return dict(file)
-
-
-def recorded_audio(recorded, timit_sample):
-    """Index, stem and audio of each utterance of which features were recorded."""
-    for index, name in enumerate(recorded["utterances"]):
-        stem = os.path.join(timit_sample, str(name))
-        yield index, stem, read_audio(f"{stem}.wav")[0]
 
 
 def test_features_equal_the_recorded_ones(recorded, timit_sample):

@@ -1,28 +1,14 @@
 """Phones, words and prompts as people's systems leave them."""
 
-import os
 import time
 
 import numpy as np
 import pytest
+from corpora import recorded_audio
 
 from speech import labels
-from speech.audio import read_audio
 from speech.facts import PHONES_39, PHONES_61
 from speech.files import BadFileError
-
-
-@pytest.fixture(scope="module")
-def recorded(golden):
-    with np.load(os.path.join(golden, "preprocessing.npz")) as file:
-        return dict(file)
-
-
-def recorded_audio(recorded, timit_sample):
-    """Index, stem and audio of each utterance of which features were recorded."""
-    for index, name in enumerate(recorded["utterances"]):
-        stem = os.path.join(timit_sample, str(name))
-        yield index, stem, read_audio(f"{stem}.wav")[0]
 
 
 def test_labels_equal_the_recorded_ones(recorded, timit_sample):
