@@ -15,9 +15,17 @@ symmetric   stopped                         W_out
 random      stopped                         fixed random weights B
 adaptive    stopped                         B, which receives W_out's gradient; both decay
 
-`alif_gradient` and `lstm_gradient` compute the right-hand side of (a) itself, forward in time,
-with every trace written out. They are the proof that the shortcut is e-prop (`verify_eprop.py`),
-not the way to train: the traces need memory for every synapse.
+`alif_traces` and `lstm_traces` are the traces of (a), forward in time, each written out. They prove
+that the shortcut is e-prop (`verify_eprop.py`) and are not the way to train: the traces need memory for every synapse.
+
+A readout that remembers the activity o_f of a frame, x_f = A x_{f-1} + B o_f with the logits
+sum_k (C x_f)_k R_k, leaves e-prop online: each synapse's trace goes through the same memory,
+
+    dE/dW_ji = sum_f sum_k (err_f . R_kj) (C xbar_f)_k,ji,  xbar_f = A xbar_{f-1} + B ebar_f      (b)
+
+with err_f = dE/dlogits_f and ebar_f the mean of e over the frame's steps (`memory_gradient`). Encoders
+of a memory before the cells learn by the readout's gradient at that memory alone, through the same
+recursion of the features (`encoder_gradient`).
 
 Symbol          Shape                   Meaning
 pre             [batch, steps, n_pre]   presynaptic activity: input, or spikes one step ago
@@ -81,8 +89,8 @@ def mirror_decay(w_out, feedback, readout_decay):
         weights.assign(weights * (1 - readout_decay))
 
 
-def alif_gradient(pre, psi, psi_adaptation, learning_signal, alpha, rho, beta):
-    """Gradient of an ALIF layer's weights by explicit eligibility traces, (a).
+def alif_traces(pre, psi, psi_adaptation, alpha, rho, beta):
+    """Eligibility traces of an ALIF layer's weights, step by step.
 
         eps_a_t = rho eps_a_{t-1} + psi_{t-1} (eps_v_{t-1} - beta eps_a_{t-1})
         eps_v_t = alpha eps_v_{t-1} + pre_t
@@ -95,27 +103,23 @@ def alif_gradient(pre, psi, psi_adaptation, learning_signal, alpha, rho, beta):
         psi: [batch, steps, n].
         psi_adaptation: [batch, steps, n] pseudo-derivative of the spike that feeds the adaptation;
             `psi` in the paper, not masked by refractoriness in the authors' code.
-        learning_signal: [batch, steps, n].
         alpha, rho, beta: [n].
 
-    Returns:
-        [n_pre, n]
+    Yields:
+        e_t, [batch, n_pre, n].
     """
     n_batch, n_steps, n_pre = pre.shape
     eps_v = np.zeros((n_batch, n_pre, psi.shape[-1]))
     eps_a = np.zeros_like(eps_v)
-    gradient = np.zeros(eps_v.shape[1:])
     for t in range(n_steps):
         if t > 0:
             eps_a = rho * eps_a + psi_adaptation[:, t - 1, None] * (eps_v - beta * eps_a)
         eps_v = alpha * eps_v + pre[:, t, :, None]
-        trace = psi[:, t, None] * (eps_v - beta * eps_a)
-        gradient += np.sum(learning_signal[:, t, None] * trace, axis=0)
-    return gradient
+        yield psi[:, t, None] * (eps_v - beta * eps_a)
 
 
-def lstm_gradient(pre, gates, cell_states, learning_signal):
-    """Gradient of an LSTM layer's kernel by explicit eligibility traces, (a).
+def lstm_traces(pre, gates, cell_states):
+    """Eligibility traces of an LSTM layer's kernel, frame by frame.
 
     With gates i, j, f, o before their non-linearities and c_t = s(f) c_{t-1} + s(i) tanh(j):
 
@@ -126,18 +130,16 @@ def lstm_gradient(pre, gates, cell_states, learning_signal):
         pre: [batch, frames, n_pre]; a column of ones gives the bias's gradient.
         gates: [batch, frames, 4, n] in the order i, j, f (forget bias included), o.
         cell_states: [batch, frames, n].
-        learning_signal: [batch, frames, n], dE/dm_t of the cell's output m_t.
 
-    Returns:
-        [n_pre, 4 n], the kernel's column order.
+    Yields:
+        e_t, [batch, n_pre, 4, n], gates in the kernel's order.
     """
     n_batch, n_frames, _, n = gates.shape
     eps = np.zeros((n_batch, pre.shape[-1], 3, n))
-    gradient = np.zeros((pre.shape[-1], 4, n))
     previous = np.zeros((n_batch, n))
     for t in range(n_frames):
         i, j, f, o = (gates[:, t, k] for k in range(4))
-        c, signal = cell_states[:, t], learning_signal[:, t]
+        c = cell_states[:, t]
         dc = np.stack(
             [
                 _d_sigmoid(i) * np.tanh(j),
@@ -148,10 +150,69 @@ def lstm_gradient(pre, gates, cell_states, learning_signal):
         )  # [batch, 3, n]
         eps = _sigmoid(f)[:, None, None] * eps + pre[:, t, :, None, None] * dc[:, None]
         dm_dc = _sigmoid(o) * (1 - np.tanh(c) ** 2)
-        gradient[:, :3] += np.sum((signal * dm_dc)[:, None, None] * eps, axis=0)
-        gradient[:, 3] += pre[:, t].T @ (signal * _d_sigmoid(o) * np.tanh(c))
+        of_output = pre[:, t, :, None] * (_d_sigmoid(o) * np.tanh(c))[:, None]
+        yield np.concatenate([dm_dc[:, None, None] * eps, of_output[:, :, None]], axis=2)
         previous = c
-    return gradient.reshape(len(gradient), -1)
+
+
+def traced_gradient(traces, learning_signal):
+    """Gradient of a layer's weights, [n_pre, n] or [n_pre, 4, n], by (a).
+
+    Args:
+        traces: of `alif_traces` or `lstm_traces`.
+        learning_signal: [batch, time, n], dE/dz_t or dE/dm_t.
+    """
+    return sum(
+        np.sum(_for_each_trace(learning_signal[:, t], e) * e, axis=0) for t, e in enumerate(traces)
+    )
+
+
+def _for_each_trace(signal, traces):
+    """`signal` [..., batch, n] with axes for what lies between batch and n in [..., batch, ..., n]."""
+    first = signal.ndim - 1
+    return np.expand_dims(signal, tuple(range(first, first + traces.ndim - signal.ndim)))
+
+
+def memory_gradient(traces, errors, weights, memory, n_repeat=1):
+    """Gradient of a layer's weights through a readout that remembers, by (b).
+
+    Args:
+        traces: of `alif_traces` or `lstm_traces`, [batch, ..., n] each.
+        errors: [batch, frames, classes], dE/dlogits.
+        weights: [order, n, classes] R, or the feedback in its place.
+        memory: A [states, states], B [states], C [order, states].
+        n_repeat: traces a frame.
+
+    Returns:
+        [..., n]
+    """
+    of_frames = (np.mean(frame, axis=0) for frame in zip(*[iter(traces)] * n_repeat))
+    gradient = 0
+    for f, held in enumerate(_held(of_frames, *memory)):  # [order, batch, ..., n]
+        signal = np.einsum("bc,knc->kbn", errors[:, f], weights)
+        gradient = gradient + np.sum(_for_each_trace(signal, held) * held, axis=(0, 1))
+    return gradient
+
+
+def encoder_gradient(features, learning_signal, memory):
+    """Gradient [n_features, channels] of the encoders of a memory before the cells.
+
+    Args:
+        features: [batch, frames, n_features].
+        learning_signal: [batch, frames, channels, order], the readout's dE/dm.
+        memory: as `memory_gradient`, of a channel.
+    """
+    held = _held(np.moveaxis(features, 1, 0), *memory)
+    return sum(np.einsum("kbi,bqk->iq", h, learning_signal[:, f]) for f, h in enumerate(held))
+
+
+def _held(signals, a, b, c):
+    """C x_f [order, ...] for each of the signals [...], with x_f = A x_{f-1} + B signal_f."""
+    x = 0
+    for signal in signals:
+        x = np.tensordot(a, x, 1) if np.ndim(x) else x
+        x = x + np.multiply.outer(b, signal)
+        yield np.tensordot(c, x, 1)
 
 
 def _sigmoid(x):

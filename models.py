@@ -8,6 +8,10 @@ neurons, `layers.lstm` those of the LSTM's cells; the readout of an LSNN filters
     o_f = mean of the spikes over the frame's steps;  p_f = kappa p_{f-1} + o_f
     logits = p W_out + b,  kappa = exp(-dt / tau_out)
 
+Two memories (`layers.kernels`) can stand beside: one in the readout, which adds sum_k h_k,f V_k, its
+signals of the past of o (in the backward direction, of the frames after); and one before the cells,
+m_f of channels of the features, which adds m_f W_m to the first layer's input and m_f U to the logits.
+
 Two behaviours exist: the paper's, and with `reference_quirks` that of the authors' code
 (IGITUGraz/eligibility_propagation, Figure_2_TIMIT): the adaptation counts the spikes that
 refractoriness suppresses, the backward cell starts in the padding, which also counts for the rates,
@@ -25,12 +29,15 @@ import tensorflow as tf
 import eprop
 from layers import neurons
 from layers.alif import ENGINES, AlifLayer
+from layers.kernels import InputMemory
 from layers.lstm import LSTM_ENGINES, N_DIRECTIONS, LstmLayer
+from layers.memories import EncodedMemory, recall
 from layers.neurons import AlifParameters, scaled_normal
-from layers.sequences import exponential_filter, frame_means
+from layers.sequences import exponential_filter, frame_means, reverse_time
 from toolbox.command_line import UserError
 
 STREAM_TIME_CONSTANTS = 2  # of the random numbers that one seed feeds
+MEMORY_SCALE = 0.1  # of a readout memory's first weights, beside those of the activity
 
 
 # --------------------------------------------------------------------------- configuration
@@ -48,8 +55,11 @@ class NetworkConfig:
     drop_out_probability: float = -1.0
     engine: str = "dense"
     dtype: tf.DType = tf.float32
+    readout_memory: tuple = None  # StateSpace or DelayLine of `layers.kernels`
+    input_memory: InputMemory = None
 
     engines = ()  # that the layers have
+    kappa = None  # of the readout's filter
 
     def __post_init__(self):
         for name, known in (("rule", eprop.RULES), ("engine", self.engines)):
@@ -88,6 +98,10 @@ class LsnnConfig(NetworkConfig):
     @property
     def reference_quirks(self):
         return self.parameters.reference_quirks
+
+    @property
+    def kappa(self):
+        return np.exp(-self.parameters.dt_ms / self.tau_out) if self.psp_out else None
 
     def __post_init__(self):
         super().__post_init__()
@@ -248,7 +262,7 @@ class Readout(tf.Module):
     """Linear readout of the network's activity, with the learning rule's way back to it.
 
     Args:
-        n_in: what the readout sees, all layers and directions.
+        n_in: what the readout sees of the activity, all layers and directions.
         n_classes: columns of the logits.
         rule: one of `eprop.RULES`.
         random_generator: np.random.Generator.
@@ -257,6 +271,17 @@ class Readout(tf.Module):
         global_feedback: one value for all neurons and classes instead of random feedback.
         penalise_random_feedback: authors' LSTM: the "fixed" feedback of the rule `random` is a
             trained variable without a gradient, so that L2 shrinks it.
+        memory: of the activity, StateSpace or DelayLine of `layers.kernels`; or None.
+        n_directions: of each layer, whose columns lie beside each other.
+        n_units: columns of a layer and direction.
+        n_remembered: columns of the memory before the cells.
+
+    Attributes:
+        w_out: [n_in, classes] weights of the filtered activity.
+        v_out: [directions, n_in / directions, order, classes] of its memory; None without one.
+        u_out: [n_remembered, classes] of the memory before the cells; None without one.
+        feedback, feedback_v, feedback_u: what errors go back through in their places; None where
+            they go through the weights themselves.
     """
 
     def __init__(
@@ -269,45 +294,107 @@ class Readout(tf.Module):
         bias=True,
         global_feedback=False,
         penalise_random_feedback=False,
+        memory=None,
+        n_directions=1,
+        n_units=None,
+        n_remembered=0,
         dtype=tf.float32,
         name="readout",
     ):
         super().__init__(name)
-        shape = (n_in, n_classes)
-        scale = 1 / np.sqrt(n_in)
         self.rule = rule
         self.decay = decay
-        self.w_out = tf.Variable(
-            random_generator.standard_normal(shape) * scale, dtype=dtype, name="w_out"
-        )
-        self.b_out = tf.Variable(tf.zeros(n_classes, dtype), name="b_out") if bias else None
-        self.feedback = None
-        if eprop.broadcasts(rule):
+        self.memory = memory
+        self._n_units = n_units
+        scale = 1 / np.sqrt(n_in)
+
+        def weights(name, feedback_name, shape, size=scale):
+            """Random weights, and their feedback under a rule that has one."""
+            values = random_generator.standard_normal(shape) * size
+            values = tf.Variable(values, dtype=dtype, name=name)
+            if not eprop.broadcasts(rule):
+                return values, None
             if global_feedback:
                 feedback = np.full(shape, scale)
             else:
                 feedback = random_generator.standard_normal(shape)
                 if rule == "adaptive":
                     feedback *= scale
-            self.feedback = tf.Variable(
-                feedback,
-                dtype=dtype,
-                trainable=rule == "adaptive" or penalise_random_feedback,
-                name="feedback",
+            trainable = rule == "adaptive" or penalise_random_feedback
+            return values, tf.Variable(
+                feedback, dtype=dtype, trainable=trainable, name=feedback_name
             )
 
-    def __call__(self, activity):
-        """Logits [batch, frames, classes] of `activity` [batch, frames, n_in]."""
-        if self.feedback is None:
-            logits = tf.tensordot(activity, self.w_out, 1)
-        else:
-            logits = eprop.broadcast_readout(
-                activity, self.w_out, self.feedback, train_feedback=self.rule == "adaptive"
+        self.w_out, self.feedback = weights("w_out", "feedback", (n_in, n_classes))
+        self.b_out = tf.Variable(tf.zeros(n_classes, dtype), name="b_out") if bias else None
+        self.v_out = self.feedback_v = self.u_out = self.feedback_u = None
+        if memory is not None:
+            shape = (n_directions, n_in // n_directions, memory.order, n_classes)
+            self.v_out, self.feedback_v = weights(
+                "v_out", "feedback_v", shape, MEMORY_SCALE * scale
             )
+        if n_remembered:
+            shape = (n_remembered, n_classes)
+            self.u_out, self.feedback_u = weights("u_out", "feedback_u", shape)
+
+    def __call__(self, activity, seq_len=None, remembered=None):
+        """Logits [batch, frames, classes].
+
+        Args:
+            activity: [batch, frames, n_in].
+            seq_len: [batch] true frames; only a memory of two directions reads it.
+            remembered: [batch, frames, n_remembered], the memory before the cells.
+        """
+        logits = self._product(activity, self.w_out, self.feedback)
         if self.decay is not None:
             # Filter and product commute; the classes are fewer than the neurons.
             logits = exponential_filter(logits, self.decay)
+        if self.v_out is not None:
+            logits += self._recalled(activity, seq_len)
+        if self.u_out is not None:
+            logits += self._product(remembered, self.u_out, self.feedback_u)
         return logits if self.b_out is None else logits + self.b_out
+
+    def after_update(self, readout_decay):
+        """What follows each optimiser step: mirror decay under adaptive e-prop."""
+        if self.rule == "adaptive":
+            for weights, feedback in (
+                (self.w_out, self.feedback),
+                (self.v_out, self.feedback_v),
+                (self.u_out, self.feedback_u),
+            ):
+                if weights is not None:
+                    eprop.mirror_decay(weights, feedback, readout_decay)
+
+    def _product(self, activity, weights, feedback):
+        if feedback is None:
+            return tf.tensordot(activity, weights, 1)
+        return eprop.broadcast_readout(
+            activity, weights, feedback, train_feedback=self.rule == "adaptive"
+        )
+
+    def _recalled(self, activity, seq_len):
+        """sum_k h_k V_k [batch, frames, classes], each direction's past in its own time."""
+        n_directions, _, order, n_classes = self.v_out.shape
+        n_batch, n_frames = tf.unstack(tf.shape(activity)[:2])
+        shape = [n_batch, n_frames, -1, n_directions, self._n_units]  # layer, direction, unit
+
+        def of_direction(direction, activity):
+            weights, feedback = (
+                None if w is None else tf.reshape(w[direction], [-1, order * n_classes])
+                for w in (self.v_out, self.feedback_v)
+            )
+            q = self._product(activity, weights, feedback)  # [batch, frames, order * classes]
+            if direction == 1:
+                q = reverse_time(q, seq_len, whole_axis=False)
+            y = recall(tf.reshape(q, [n_batch, n_frames, order, n_classes]), self.memory)
+            return reverse_time(y, seq_len, whole_axis=False) if direction == 1 else y
+
+        apart = tf.unstack(tf.reshape(activity, shape), axis=3)
+        n_in = activity.shape[-1] // n_directions
+        return tf.add_n(
+            [of_direction(d, tf.reshape(x, [n_batch, n_frames, n_in])) for d, x in enumerate(apart)]
+        )
 
 
 # --------------------------------------------------------------------------- networks
@@ -333,6 +420,11 @@ class Losses(NamedTuple):
         return self.prediction + self.rate + self.l2
 
 
+def _n_remembered(config):
+    """Columns of the memory before the cells."""
+    return 0 if config.input_memory is None else len(config.input_memory.rms)
+
+
 class Network(tf.Module):
     """Layers and a readout: what LSNN and LSTM have in common.
 
@@ -340,6 +432,7 @@ class Network(tf.Module):
         config: NetworkConfig.
         n_features: columns of the input.
         layers, readout: its parts.
+        memory: EncodedMemory before the cells, or None.
     """
 
     is_spiking = False
@@ -350,6 +443,9 @@ class Network(tf.Module):
         self.n_features = n_features
         self.layers = layers
         self.readout = readout
+        self.memory = None
+        if config.input_memory is not None:
+            self.memory = EncodedMemory(config.input_memory, config.dtype)
 
     def __call__(self, features, seq_len, dropout_seed=None):
         """Answer to a padded batch.
@@ -381,6 +477,17 @@ class Network(tf.Module):
         (layer,) = self.layers
         return layer
 
+    def read(self, features):
+        """What the first layer reads, and the memory before it, or None.
+
+        What the cells make of the memory does not teach its encoders: that way through time is no
+        local one.
+        """
+        if self.memory is None:
+            return features, None
+        remembered = self.memory(features)
+        return tf.concat([features, tf.stop_gradient(remembered)], -1), remembered
+
     def drop_out(self, x, dropout_seed, place):
         """Dropout of `x` [batch, frames, n]; one mask a frame, another for each `place`."""
         probability = self.config.drop_out_probability
@@ -393,7 +500,7 @@ class Network(tf.Module):
         """All variables by name, such as `layer0/w_in`."""
         return {
             f"{module.name}/{variable.name.split(':')[0]}": variable
-            for module in (*self.layers, self.readout)
+            for module in (*self.layers, self.readout, *filter(None, [self.memory]))
             for variable in module.variables
         }
 
@@ -444,8 +551,7 @@ class Network(tf.Module):
 
     def after_update(self, readout_decay):
         """What follows each optimiser step: mirror decay under adaptive e-prop."""
-        if self.config.rule == "adaptive":
-            eprop.mirror_decay(self.readout.w_out, self.readout.feedback, readout_decay)
+        self.readout.after_update(readout_decay)
 
 
 class Lsnn(Network):
@@ -478,6 +584,14 @@ class Lsnn(Network):
         ]
         if first_layer is not None:
             weights[0] = first_layer
+        n_remembered = _n_remembered(config)
+        if n_remembered:
+            w_in, w_rec = weights[0]
+            spawned = random_generator.spawn(1)[0]  # all other weights are the same without it
+            w_m = scaled_normal(
+                spawned, n_remembered, n_neurons, config.weight_scale, config.n_directions
+            )
+            weights[0] = np.concatenate([w_in, w_m], axis=1), w_rec
         layers = [
             AlifLayer(
                 w_in,
@@ -495,23 +609,24 @@ class Lsnn(Network):
             n_outputs,
             config.rule,
             random_generator,
-            decay=None if config.filter_steps else self._kappa(config),
+            decay=None if config.filter_steps else config.kappa,
             bias=config.readout_bias,
             global_feedback=config.global_feedback,
+            memory=config.readout_memory,
+            n_directions=config.n_directions,
+            n_units=n_neurons,
+            n_remembered=n_remembered,
             dtype=config.dtype,
         )
         super().__init__(config, n_features, layers, readout, name="lsnn")
         self.parameters = config.parameters
         self.n_regular = int(np.sum(config.parameters.beta == 0))
 
-    @staticmethod
-    def _kappa(config):
-        return np.exp(-config.parameters.dt_ms / config.tau_out) if config.psp_out else None
-
     def __call__(self, features, seq_len, dropout_seed=None, with_spikes=False):
         """As `Network.__call__`; `with_spikes` fills `Output.spikes`."""
         stop = eprop.stops_recurrence(self.config.rule)
-        outputs, spikes, x = [], [], self.drop_out(features, dropout_seed, 0)
+        x, remembered = self.read(features)
+        outputs, spikes, x = [], [], self.drop_out(x, dropout_seed, 0)
         for k, layer in enumerate(self.layers):
             if k > 0:
                 x = self._drop_out_spikes(x, dropout_seed, k)
@@ -520,15 +635,16 @@ class Lsnn(Network):
             outputs.append((x, per_step))
             if with_spikes:
                 spikes.append(x)
-        return self._read_out(outputs, spikes, dropout_seed)
+        return self._read_out(outputs, seq_len, remembered, spikes, dropout_seed)
 
     def recorded(self, features, seq_len, probe):
+        x, remembered = self.read(features)
         spikes, record = self._only_layer().recorded(
-            features, seq_len, eprop.stops_recurrence(self.config.rule), probe
+            x, seq_len, eprop.stops_recurrence(self.config.rule), probe
         )
-        return self._read_out([(spikes, True)], [spikes], None), record
+        return self._read_out([(spikes, True)], seq_len, remembered, [spikes]), record
 
-    def _read_out(self, outputs, spikes, dropout_seed):
+    def _read_out(self, outputs, seq_len, remembered, spikes, dropout_seed=None):
         """Output of the network from (spikes [batch, steps, ...], True) of each layer, or from
         (means over frames [batch, frames, ...], False)."""
         n_repeat, config = self.parameters.n_repeat, self.config
@@ -540,8 +656,9 @@ class Lsnn(Network):
         read = activity
         if config.filter_steps:
             x = tf.concat([x for x, _ in seen], -1)
-            read = frame_means(exponential_filter(x, self._kappa(config)), n_repeat)
-        logits = self.readout(self.drop_out(read, dropout_seed, len(self.layers)))
+            read = frame_means(exponential_filter(x, config.kappa), n_repeat)
+        read = self.drop_out(read, dropout_seed, len(self.layers))
+        logits = self.readout(read, seq_len, remembered)
         return Output(logits, activity, tuple(spikes))
 
     def _drop_out_spikes(self, spikes, dropout_seed, place):
@@ -582,9 +699,11 @@ class Lstm(Network):
     def __init__(self, config, n_features, n_outputs, random_generator):
         n_cells, n_columns = config.n_lstm, config.n_lstm * (4 if config.lstm else 1)
         n_out = config.n_directions * n_cells
+        n_remembered = _n_remembered(config)
         layers = []
         for k in range(config.n_layer):
-            shape = (config.n_directions, (n_out if k else n_features) + n_cells, n_columns)
+            n_in = n_out if k else n_features + n_remembered
+            shape = (config.n_directions, n_in + n_cells, n_columns)
             limit = config.init_scale or np.sqrt(6 / (shape[1] + shape[2]))  # Glorot & Bengio 2010
             kernel = random_generator.uniform(-limit, limit, shape)
             peephole = np.zeros((config.n_directions, 3, n_cells)) if config.peephole else None
@@ -606,27 +725,33 @@ class Lstm(Network):
             config.rule,
             random_generator,
             penalise_random_feedback=config.reference_quirks,
+            memory=config.readout_memory,
+            n_directions=config.n_directions,
+            n_units=n_cells,
+            n_remembered=n_remembered,
             dtype=config.dtype,
         )
         super().__init__(config, n_features, layers, readout, name="lstm")
 
     def __call__(self, features, seq_len, dropout_seed=None):
-        activities, x = [], features
+        activities = []
+        x, remembered = self.read(features)
         for k, layer in enumerate(self.layers):
             x = self.drop_out(x, dropout_seed, k)
             x = layer(x, seq_len, eprop.stops_recurrence(self.config.rule))
             activities.append(x)
-        return self._read_out(activities, dropout_seed)
+        return self._read_out(activities, seq_len, remembered, dropout_seed)
 
     def recorded(self, features, seq_len, probe):
+        x, remembered = self.read(features)
         activity, record = self._only_layer()(
-            features, seq_len, eprop.stops_recurrence(self.config.rule), probe, record=True
+            x, seq_len, eprop.stops_recurrence(self.config.rule), probe, record=True
         )
-        return self._read_out([activity], None), record
+        return self._read_out([activity], seq_len, remembered), record
 
-    def _read_out(self, activities, dropout_seed):
+    def _read_out(self, activities, seq_len, remembered, dropout_seed=None):
         """Output of the network from the cells' outputs of each layer, [batch, frames, ...]."""
         from_all = self.config.loss_from_all_layers
         activity = tf.concat(activities, -1) if from_all else activities[-1]
-        logits = self.readout(self.drop_out(activity, dropout_seed, len(self.layers)))
-        return Output(logits, activity, ())
+        read = self.drop_out(activity, dropout_seed, len(self.layers))
+        return Output(self.readout(read, seq_len, remembered), activity, ())

@@ -9,6 +9,7 @@ brings along: test error 0.35, a minute on one core (docs/psmnist.md has the oth
 """
 
 import copy
+import dataclasses
 
 import numpy as np
 from absl import flags as absl_flags
@@ -22,7 +23,7 @@ command_line.import_tensorflow()
 
 import models  # noqa: E402
 from layers import neurons  # noqa: E402
-from lmu import legendre  # noqa: E402
+from lmu import couplings, front_end, legendre, readout_memory  # noqa: E402
 from tasks import psmnist  # noqa: E402
 from training import devices, flags, loop  # noqa: E402
 
@@ -53,8 +54,11 @@ DEFAULTS_BY_SIDE = {
     "reg_rate": {8: 50.0, 14: 30.0, 28: 20.0},
     "front_end_order": {8: 16, 14: 32, 28: 64},
     "front_end_theta": {8: 64.0, 14: 196.0, 28: 784.0},
+    "readout_order": {8: 8, 14: 8, 28: 16},
+    "readout_theta": {8: 64.0, 14: 196.0, 28: 784.0},
 }
-FRONT_END_FLAGS = ("front_end_order", "front_end_theta")
+FRONT_END_FLAGS = ("front_end_encoders", "front_end_order", "front_end_theta")
+N_MEASURED = 200  # digits, by which the memory's columns are scaled
 # The reference row: an LMU of this order that holds the whole digit, by pixels, with this readout.
 REFERENCE_ORDERS = {64: 32, 196: 64, 784: 256}
 RIDGE_ALPHAS = tuple(10.0**k for k in range(-1, 5))  # of standardised columns, summed over digits
@@ -62,12 +66,23 @@ RIDGE_ALPHAS = tuple(10.0**k for k in range(-1, 5))  # of standardised columns, 
 
 def define_flags(flag_values):
     by_side = dict.fromkeys(DEFAULTS_BY_SIDE)  # None: see with_defaults
-    define = command_line.Definer(flag_values, **DEFAULTS, **by_side)
+    define = command_line.Definer(flag_values, ("readout_theta_ms",), **DEFAULTS, **by_side)
     define.enum("model", "lsnn", ["lsnn", "lstm"], "network")
     psmnist.define_flags(define)
-    define.enum("front_end", None, ["lmu"], "append the state of an ideal Legendre memory")
+    define.enum(
+        "front_end", None, ["lmu"], "the pixel's past in front of the cells: a Legendre memory"
+    )
+    define.enum(
+        "front_end_encoders",
+        None,
+        front_end.ENCODERS,
+        "a memory of the network's own, seen by the readout too, of the pixel (pca) or of what "
+        "learns (absent: its state appended to the features)",
+    )
     define.integer("front_end_order", None, "columns of it", 1)
     define.float("front_end_theta", None, "what it remembers, pixels", 1)
+    readout_memory.define_flags(define)
+    define.float("readout_theta", None, "its window, pixels")
     flags.define_flags(define)
     neurons.define_flags(define)
     models.define_flags(define, "lsnn", "lstm")
@@ -117,6 +132,7 @@ def check_flags(flag_values):
             "--readout_init=ridge: regression fits an answer to every frame, and a digit has one: "
             "leave it out"
         )
+    readout_memory.check_flags(with_defaults(flag_values), "readout_theta", 1)
     models.check_engine(flag_values.engine, flag_values.model, flag_values.n_ref, flag_values.dt)
     # No device is asked for here: --cuda_device has not been heard yet.
     engine = "dense" if flag_values.engine == "auto" else flag_values.engine
@@ -133,7 +149,7 @@ def _config(flag_values, engine, seed=0):
 def make_task(flag_values):
     """The digits that the flags name, as a task."""
     memory = None
-    if flag_values.front_end:
+    if flag_values.front_end and not flag_values.front_end_encoders:
         memory = legendre.discrete(flag_values.front_end_order, flag_values.front_end_theta)
     return psmnist.PsMnist.from_flags(flag_values, memory)
 
@@ -143,11 +159,37 @@ def make_network(flag_values, task, seed):
     can_fuse = flag_values.lstm and not flag_values.peephole
     on_cpu = {"lsnn": "event", "lstm": "fused" if can_fuse else "dense"}[flag_values.model]
     kind = models.Lsnn if flag_values.model == "lsnn" else models.Lstm
+    config = _config(flag_values, devices.choose_engine(flag_values.engine, on_cpu), seed)
     return kind(
-        _config(flag_values, devices.choose_engine(flag_values.engine, on_cpu), seed),
+        dataclasses.replace(
+            config,
+            readout_memory=readout_memory.make_kernels(
+                flag_values.readout_memory,
+                flag_values.readout_order,
+                flag_values.readout_theta,
+                config.kappa,
+            ),
+            input_memory=_input_memory(flag_values, task, seed),
+        ),
         task.n_features,
         task.n_classes,
         np.random.default_rng([seed, devices.STREAM_WEIGHTS]),
+    )
+
+
+def _input_memory(flag_values, task, seed):
+    """The memory before the cells that the flags describe; None without encoders."""
+    if not flag_values.front_end_encoders:
+        return None
+    return front_end.make_input_memory(
+        flag_values.front_end,
+        flag_values.front_end_encoders,
+        list(task.features(task.splits["train"].pixels[:N_MEASURED])),
+        1,  # the pixel itself is the first column
+        1,
+        flag_values.front_end_order,
+        flag_values.front_end_theta,
+        np.random.default_rng([seed, couplings.STREAM_ENCODERS]),
     )
 
 

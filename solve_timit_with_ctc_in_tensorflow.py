@@ -19,7 +19,7 @@ command_line.import_tensorflow()
 
 import models  # noqa: E402
 from layers import neurons  # noqa: E402
-from lmu import front_end  # noqa: E402
+from lmu import couplings, front_end  # noqa: E402
 from tasks import ctc, framewise  # noqa: E402
 from training import devices, flags, loop  # noqa: E402
 from training.steps import OPTIMIZERS  # noqa: E402
@@ -63,7 +63,7 @@ def define_flags(flag_values):
     )
     framewise.define_flags(define)
     ctc.define_flags(define)
-    front_end.define_flags(define)
+    couplings.define_flags(define)
     flags.define_flags(define)
     neurons.define_flags(define)
     models.define_flags(define, "lsnn", "lstm")
@@ -92,8 +92,13 @@ def check_flags(flag_values):
     """Raise UserError for flags that do not go together, or that mean nothing here."""
     flags.check_flags(flag_values)
     framewise.check_flags(flag_values)
-    front_end.check_flags(flag_values)
+    couplings.check_flags(flag_values)
     ctc.penalties_from_flags(flag_values)
+    if flag_values.reference_quirks and flag_values.readout_memory != "none":
+        raise command_line.UserError(
+            "--readout_memory with --reference_quirks: the authors' readout here filters the steps "
+            "of a frame; leave out one of the two"
+        )
     for name, why in (
         ("truncT", "a window has no transcript"),
         ("target_delay_frames", "the network finds the time of its answers itself"),
@@ -129,6 +134,9 @@ def make_network(values, task, seed):
     can_fuse = values.lstm and not values.peephole
     on_cpu = {"lsnn": "event", "lstm": "fused" if can_fuse else "dense"}[values.model]
     config = make_config(values, devices.choose_engine(values.engine, on_cpu), seed)
+    config = couplings.with_memories(
+        config, values, task.dataset.train.features, task.dataset.n_static, seed
+    )
     return network(config, task.n_features, task.n_classes, random_generator)
 
 

@@ -16,7 +16,7 @@ command_line.import_tensorflow()
 
 import models  # noqa: E402
 from layers import neurons  # noqa: E402
-from lmu import front_end, starts  # noqa: E402
+from lmu import couplings, front_end, starts  # noqa: E402
 from tasks import framewise  # noqa: E402
 from training import checkpoints, devices, flags, loop, reporting  # noqa: E402
 
@@ -24,7 +24,7 @@ from training import checkpoints, devices, flags, loop, reporting  # noqa: E402
 def define_flags(flag_values):
     define = command_line.Definer(flag_values, ramping_learning_rate=True)
     framewise.define_flags(define)
-    front_end.define_flags(define)
+    couplings.define_flags(define)
     flags.define_flags(define)
     neurons.define_flags(define)
     models.define_flags(define, "lsnn")
@@ -37,7 +37,7 @@ def check_flags(flag_values):
     """Raise UserError for flags that do not go together."""
     flags.check_flags(flag_values)
     framewise.check_flags(flag_values)
-    front_end.check_flags(flag_values)
+    couplings.check_flags(flag_values)
     models.LsnnConfig.from_flags(flag_values)
     starts.check_flags(flag_values)
     is_seeded = flag_values.init in starts.SEEDED
@@ -73,7 +73,9 @@ def make_network(flag_values, task, seed):
             flag_values, task.dataset, config.parameters, config.weight_scale, random_generator
         )
     return models.Lsnn(
-        config,
+        couplings.with_memories(
+            config, flag_values, task.dataset.train.features, task.dataset.n_static, seed
+        ),
         task.n_features,
         task.n_classes + flag_values.reference_quirks,  # the authors' readout has a "blank"
         np.random.default_rng([seed, devices.STREAM_WEIGHTS]),

@@ -14,7 +14,7 @@ from toolbox import command_line
 command_line.import_tensorflow()
 
 import models  # noqa: E402
-from lmu import front_end  # noqa: E402
+from lmu import couplings, front_end  # noqa: E402
 from tasks import framewise  # noqa: E402
 from training import devices, flags, loop  # noqa: E402
 
@@ -22,7 +22,7 @@ from training import devices, flags, loop  # noqa: E402
 def define_flags(flag_values):
     define = command_line.Definer(flag_values, n_epochs=30, lr_decay_every=500, readout_decay=1e-3)
     framewise.define_flags(define)
-    front_end.define_flags(define)
+    couplings.define_flags(define)
     flags.define_flags(define)
     models.define_flags(define, "lstm")
 
@@ -31,7 +31,7 @@ def check_flags(flag_values):
     """Raise UserError for flags that do not go together."""
     flags.check_flags(flag_values)
     framewise.check_flags(flag_values)
-    front_end.check_flags(flag_values)
+    couplings.check_flags(flag_values)
     # No device is asked for here: --cuda_device has not been heard yet.
     engine = "dense" if flag_values.engine == "auto" else flag_values.engine
     models.LstmConfig.from_flags(flag_values, engine)
@@ -55,8 +55,11 @@ def make_task(flag_values):
 
 def make_network(flag_values, task, seed):
     """The LSTM that the flags describe."""
+    config = models.LstmConfig.from_flags(flag_values, choose_engine(flag_values))
     return models.Lstm(
-        models.LstmConfig.from_flags(flag_values, choose_engine(flag_values)),
+        couplings.with_memories(
+            config, flag_values, task.dataset.train.features, task.dataset.n_static, seed
+        ),
         task.n_features,
         task.n_classes,
         np.random.default_rng([seed, devices.STREAM_WEIGHTS]),

@@ -9,6 +9,9 @@ Without arguments, on small random networks in float64, for every recurrent para
 (a) e-prop as training computes it (automatic differentiation with the recurrence stopped) equals
     learning signals times explicit eligibility traces, summed forward in time;
 (b) with the true learning signals the same traces give the gradient of BPTT exactly;
+(c) with a Legendre memory or delayed copies of the activity in the readout, traces that go through
+    that memory and meet the present error alone give the same gradient: e-prop stays online;
+(d) the encoders of a memory before the cells learn by such traces of the features;
 
 and that no gradient is dead and no two rules give the same one. With `--vectors`, files recorded
 from other code (the authors' TensorFlow 1 code) are rebuilt through the production code with
@@ -16,6 +19,7 @@ from other code (the authors' TensorFlow 1 code) are rebuilt through the product
 fails.
 """
 
+import itertools
 import json
 import os
 import zipfile
@@ -31,15 +35,17 @@ import tensorflow as tf  # noqa: E402
 
 import eprop  # noqa: E402
 import models  # noqa: E402
-from layers import neurons  # noqa: E402
+from layers import kernels, neurons  # noqa: E402
 from layers.alif import ENGINES  # noqa: E402
-from layers.lstm import FORGET_BIAS, LSTM_ENGINES, N_DIRECTIONS  # noqa: E402
+from layers.lstm import FORGET_BIAS, LSTM_ENGINES  # noqa: E402
+from lmu import readout_memory as lmu_memory  # noqa: E402
 from tasks.ctc import ctc_losses  # noqa: E402
 from tasks.framewise import cross_entropy  # noqa: E402
 from training.steps import compute_gradients, make_optimizer  # noqa: E402
 
 PROOF_TOLERANCE = 1e-10  # relative, float64
 LIVE_NORM = 1e-6
+MEMORIES = ("legendre readout", "taps readout", "learned encoders")
 VECTOR_TOLERANCE = 1e-4  # relative, float32
 ALL_ENGINES = tuple(dict.fromkeys((*ENGINES, *LSTM_ENGINES)))
 
@@ -84,10 +90,14 @@ class Case(NamedTuple):
     seq_len: np.ndarray
 
 
-def make_case(kind, rule, reference_quirks=False, seed=1):
-    """A random case of `kind` "lsnn" or "lstm"; the same numbers for every rule."""
+def make_case(kind, rule, reference_quirks=False, seed=1, memory=None):
+    """A random case of `kind` "lsnn" or "lstm"; the same numbers for every rule.
+
+    With a `memory` of `MEMORIES` it has a forward direction only, and no penalty on rates.
+    """
     batch, frames, n_features, n_classes = 3, 7, 4, 5
     random_generator = np.random.default_rng(seed)
+    memories = _memories(memory, n_features) if memory else {}
     features = 2 * random_generator.standard_normal((batch, frames, n_features))
     phns = random_generator.integers(0, n_classes, (batch, frames)).astype(np.int32)
     seq_len = np.array([frames, frames - 2, frames - 3], np.int32)
@@ -101,113 +111,180 @@ def make_case(kind, rule, reference_quirks=False, seed=1):
             n_ref=3,
             reference_quirks=reference_quirks,
         )
-        config = models.LsnnConfig(rule=rule, parameters=parameters, dtype=tf.float64)
+        memories |= {"reg": 0.0} if memory else {}
+        config = models.LsnnConfig(
+            rule=rule, parameters=parameters, dtype=tf.float64, **memories
+        )
         # The authors' readout has a class more than there are phones.
         n_outputs = n_classes + reference_quirks
         network = models.Lsnn(config, n_features, n_outputs, random_generator)
     else:
-        config = models.LstmConfig(rule=rule, n_lstm=6, dtype=tf.float64)
+        config = models.LstmConfig(rule=rule, n_lstm=6, dtype=tf.float64, **memories)
         network = models.Lstm(config, n_features, n_classes, random_generator)
-    quirks = ", authors' semantics" if reference_quirks else ""
-    return Case(f"{kind} {rule}{quirks}", network, features, phns, seq_len)
+    name = f"{kind} {rule}" + (", authors' semantics" if reference_quirks else "")
+    name += f", {memory}" if memory else ""
+    return Case(name, network, features, phns, seq_len)
 
 
-def traced_gradients(case):
-    """Gradients of the recurrent parameters in two ways.
+class RecordedRun(NamedTuple):
+    """A case's run with its dynamics, and the derivatives of its loss without L2, which no trace
+    carries."""
 
-    Returns:
-        (by automatic differentiation, by learning signals times eligibility traces, facts), the
-        gradients by name. The loss leaves out L2, which no trace carries.
-    """
+    record: NamedTuple  # AlifRecord or LstmRecord
+    gradients: dict  # of the first layer's parameters and of encoders, by name
+    signal: np.ndarray  # [directions, batch, time, units], the learning signal
+    errors: np.ndarray  # [batch, frames, classes], d(prediction) / d(logits)
+
+
+def record_run(case):
+    """`RecordedRun` of a case, by automatic differentiation."""
     network, layer = case.network, case.network.layers[0]
-    is_lsnn = network.is_spiking
-    n_steps = case.features.shape[1] * (network.parameters.n_repeat if is_lsnn else 1)
-    n_units = layer.w_in.shape[-1] if is_lsnn else layer.n_cells
-    probe = tf.zeros([N_DIRECTIONS, len(case.seq_len), n_steps, n_units], tf.float64)
-    parameters = {name: w for name, w in network.weights().items() if name.startswith("layer0")}
-    with tf.GradientTape() as tape:
+    n_steps = case.features.shape[1] * (network.parameters.n_repeat if network.is_spiking else 1)
+    n_units = layer.w_in.shape[-1] if network.is_spiking else layer.n_cells
+    shape = network.config.n_directions, len(case.seq_len), n_steps, n_units
+    probe = tf.zeros(shape, tf.float64)
+    parameters = {
+        name: weights
+        for name, weights in network.weights().items()
+        if name.startswith("layer0") or name == "input_memory/encoders"
+    }
+    with tf.GradientTape(persistent=True) as tape:
         tape.watch(probe)
         output, record = network.recorded(case.features, case.seq_len, probe)
         prediction = cross_entropy(output.logits, case.phns, case.seq_len)
         losses = network.losses(output, prediction, case.seq_len)
         loss = losses.prediction + losses.rate
-    *automatic, signal = tape.gradient(loss, [*parameters.values(), probe])
-    automatic = dict(zip(parameters, (g.numpy() for g in automatic)))
-    record = type(record)(*(x.numpy() for x in record))
-    signal = signal.numpy()
-    traced = (_alif_traced if is_lsnn else _lstm_traced)(layer, record, signal)
-    return automatic, traced, record
+    *gradients, signal = tape.gradient(loss, [*parameters.values(), probe])
+    return RecordedRun(
+        record=type(record)(*(x.numpy() for x in record)),
+        gradients={name: g.numpy() for name, g in zip(parameters, gradients)},
+        signal=signal.numpy(),
+        errors=tape.gradient(losses.prediction, output.logits).numpy(),
+    )
+
+
+def traces_of(network, record, direction):
+    """Eligibility traces of the first layer's parameters in a direction, by name."""
+    record = type(record)(*(x[direction] for x in record))
+    if not network.is_spiking:
+        pres = {
+            "layer0/kernel": np.concatenate([record.inputs, _previous(record.m)], axis=-1),
+            "layer0/bias": np.ones((*record.m.shape[:-1], 1)),
+        }
+        return {n: eprop.lstm_traces(pre, record.gates, record.c) for n, pre in pres.items()}
+    parameters = network.parameters
+    unmasked = parameters.dampening_factor / parameters.thr * np.maximum(0, 1 - np.abs(record.s))
+    psi = record.is_open * unmasked
+    psi_adaptation = unmasked if parameters.reference_quirks else psi
+    constants = psi, psi_adaptation, parameters.alpha, parameters.rho, parameters.beta
+    pres = {"layer0/w_in": record.inputs, "layer0/w_rec": _previous(record.z)}
+    return {n: eprop.alif_traces(pre, *constants) for n, pre in pres.items()}
 
 
 def _previous(x):
-    """`x` [directions, batch, time, n] one time step ago."""
-    return np.pad(x, [(0, 0), (0, 0), (1, 0), (0, 0)])[:, :, :-1]
+    """`x` [batch, time, n] one time step ago."""
+    return np.pad(x, [(0, 0), (1, 0), (0, 0)])[:, :-1]
 
 
-def _alif_traced(layer, record, signal):
-    parameters = layer.parameters
-    height = parameters.dampening_factor / parameters.thr
-    unmasked = height * np.maximum(0, 1 - np.abs(record.s))
-    psi = record.is_open * unmasked
-    psi_adaptation = unmasked if parameters.reference_quirks else psi
-    pres = {"layer0/w_in": record.inputs, "layer0/w_rec": _previous(record.z)}
-    gradients = {
-        name: np.stack(
-            [
-                eprop.alif_gradient(
-                    pre[d],
-                    psi[d],
-                    psi_adaptation[d],
-                    signal[d],
-                    parameters.alpha,
-                    parameters.rho,
-                    parameters.beta,
-                )
-                for d in range(N_DIRECTIONS)
-            ]
-        )
-        for name, pre in pres.items()
+def _memories(name, n_features):
+    """Fields of a network's configuration for one of `MEMORIES`, of 3 signals of 5 frames."""
+    if name == "learned encoders":
+        random_generator = np.random.default_rng(2)
+        held = lmu_memory.make_kernels("legendre", 3, 5, decay=0)
+        encoders = random_generator.standard_normal((n_features, 2))
+        rms = random_generator.uniform(0.5, 2, 2 * held.order)
+        return {"n_directions": 1, "input_memory": kernels.InputMemory(held, encoders, rms, True)}
+    kappa = 0.7
+    return {
+        "n_directions": 1,
+        "readout_memory": lmu_memory.make_kernels(name.split()[0], 3, 5, kappa),
     }
-    gradients["layer0/w_rec"] *= 1 - np.eye(len(parameters.alpha))
+
+
+def traced_gradients(case, run):
+    """(a), (b): the gradients of the recurrent parameters by learning signals times traces."""
+    directions = [
+        {n: eprop.traced_gradient(e, signal) for n, e in traces_of(case.network, run.record, d).items()}
+        for d, signal in enumerate(run.signal)
+    ]
+    return _in_shape({name: [g[name] for g in directions] for name in directions[0]}, run)
+
+
+def online_gradients(case, run):
+    """(c), (d): the gradients of a case with memories by traces that go through them."""
+    network, readout = case.network, case.network.readout
+    held = [kernels.DelayLine(np.array([0]), readout.decay or 0.0)]  # the filter, if any, itself
+    weights = [(readout.w_out if readout.feedback is None else readout.feedback)[None]]
+    if readout.memory is not None:
+        v = (readout.v_out if readout.feedback_v is None else readout.feedback_v)[0]
+        weights.append(tf.transpose(v, [1, 0, 2]))
+        held.append(readout.memory)
+    memory = kernels.side_by_side(*(of_activity.state_space() for of_activity in held))
+    gradients = {
+        name: [
+            eprop.memory_gradient(
+                traces,
+                run.errors,
+                np.concatenate(weights),
+                memory,
+                network.parameters.n_repeat if network.is_spiking else 1,
+            )
+        ]
+        for name, traces in traces_of(network, run.record, 0).items()
+    }
+    if network.memory is not None:
+        u = readout.u_out if readout.feedback_u is None else readout.feedback_u
+        signal = run.errors @ u.numpy().T / network.memory.rms.numpy()
+        n_channels = network.memory.encoders.shape[1]
+        signal = signal.reshape(*signal.shape[:2], n_channels, -1)
+        gradients["input_memory/encoders"] = eprop.encoder_gradient(
+            case.features, signal, network.memory.kernels.state_space()
+        )
+    return _in_shape(gradients, run)
+
+
+def _in_shape(gradients, run):
+    """Gradients as the parameters' have them: gates in one axis, W_rec without its diagonal."""
+    gradients = {n: np.reshape(g, run.gradients[n].shape) for n, g in gradients.items()}
+    if "layer0/w_rec" in gradients:
+        gradients["layer0/w_rec"] *= 1 - np.eye(gradients["layer0/w_rec"].shape[-1])
     return gradients
 
 
-def _lstm_traced(layer, record, signal):
-    ones = np.ones((*record.m.shape[:-1], 1))
-    pre = np.concatenate([record.inputs, _previous(record.m), ones], axis=-1)
-    gradients = np.stack(
-        [
-            eprop.lstm_gradient(pre[d], record.gates[d], record.c[d], signal[d])
-            for d in range(N_DIRECTIONS)
-        ]
-    )
-    return {"layer0/kernel": gradients[:, :-1], "layer0/bias": gradients[:, -1]}
-
-
 def verify_proofs():
-    """Run (a) and (b) and print a table; returns whether all holds."""
-    print(f"{'network and rule':<40}{'parameter':<16}{'relative error':>15}{'norm':>10}")
+    """Run (a) to (d) and print a table; returns whether all holds."""
+    print(f"{'network and rule':<46}{'parameter':<24}{'relative error':>15}{'norm':>10}")
     holds = True
-    kinds = [("lsnn", False), ("lsnn", True), ("lstm", False)]
-    for kind, reference_quirks in kinds:
+    for kind, reference_quirks in (("lsnn", False), ("lsnn", True), ("lstm", False)):
         by_rule = {}
         for rule in eprop.RULES:
             case = make_case(kind, rule, reference_quirks)
-            automatic, traced, record = traced_gradients(case)
-            by_rule[rule] = automatic
-            for name in automatic:
-                error = relative_error(traced[name], automatic[name])
-                norm = np.linalg.norm(automatic[name])
-                passed = error <= PROOF_TOLERANCE and norm > LIVE_NORM
-                holds &= passed
-                print(
-                    f"{case.name:<40}{name:<16}{error:>15.1e}{norm:>10.1e}"
-                    + ("" if passed else "  FAILED")
-                )
+            run = record_run(case)
+            by_rule[rule] = run.gradients
+            holds &= _gradients_agree(case.name, run.gradients, traced_gradients(case, run))
         holds &= _rules_differ(kind, by_rule)
         if kind == "lsnn":
-            holds &= _dynamics_are_alive(case, record)
+            holds &= _dynamics_are_alive(case, run.record)
+    for kind, rule in itertools.product(("lsnn", "lstm"), eprop.RULES[1:]):
+        for name in MEMORIES:
+            case = make_case(kind, rule, memory=name)
+            run = record_run(case)
+            holds &= _gradients_agree(case.name, run.gradients, online_gradients(case, run))
     return holds
+
+
+def _gradients_agree(name, automatic, traced):
+    """Print a line a parameter; returns whether traces give its gradient and none is dead."""
+    agree = automatic.keys() == traced.keys()
+    for parameter, gradient in automatic.items():
+        error = relative_error(traced[parameter], gradient)
+        norm = np.linalg.norm(gradient)
+        passed = error <= PROOF_TOLERANCE and norm > LIVE_NORM
+        agree &= passed
+        print(
+            f"{name:<46}{parameter:<24}{error:>15.1e}{norm:>10.1e}" + ("" if passed else "  FAILED")
+        )
+    return agree
 
 
 def _rules_differ(kind, by_rule):

@@ -29,9 +29,9 @@ is `scipy.signal.cont2discrete`. All in float64.
 """
 
 import numpy as np
-from scipy.signal import dlsim
 from scipy.special import eval_sh_legendre
 
+from layers.kernels import StateSpace
 from lmu.nengolib_compat import import_nengolib
 from speech.facts import FRAME_HOP_MS
 
@@ -89,9 +89,4 @@ def memory_state(u, ad, bd):
     Returns:
         [steps, channels, order], the state after each step's input.
     """
-    n_steps, n_channels = np.shape(u)
-    identity = np.eye(n_channels)
-    a, b = np.kron(identity, ad), np.kron(identity, bd[:, np.newaxis])
-    # SciPy's state is m_{t-1}; its output a m_{t-1} + b u_t is m_t.
-    _, m, _ = dlsim((a, b, a, b, 1.0), u)
-    return m.reshape(n_steps, n_channels, len(ad))
+    return StateSpace(ad, bd, np.eye(len(ad))).hold(u)

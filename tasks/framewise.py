@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from speech.dataset import PREPROC_CHOICES, Batch, TimitDataset
 from tasks import figures
-from toolbox.command_line import check_off_or_positive, one_line
+from toolbox.command_line import UserError, check_off_or_positive, one_line
 from toolbox.plotting import with_note
 
 
@@ -53,6 +53,12 @@ def read_dataset(flag_values, reduced_phns, make_front_end=None):
         reduced_phns=reduced_phns,
         target_delay_frames=flag_values.target_delay_frames,
     )
+    shortest = min(map(len, dataset.train.phns))
+    if flag_values.target_delay_frames >= shortest:
+        raise UserError(
+            f"--target_delay_frames={flag_values.target_delay_frames}: expected less than the "
+            f"{shortest} frames of the shortest training utterance"
+        )
     if make_front_end is not None:
         dataset.extend(make_front_end(dataset.train.features, dataset.n_static))
     sizes = (f"{name} {len(getattr(dataset, name))}" for name in ("train", "develop", "test"))

@@ -97,9 +97,13 @@ def record_memory(folder, network, dataset, when):
     layer = network.layers[0]
     w_in = layer.w_in.numpy()
     splits = dataset.train, dataset.develop
+    train, develop = (
+        [np.asarray(network.read(features[np.newaxis])[0])[0] for features in split.features]
+        for split in splits
+    )  # what the layer reads
     try:
         measured = memory.measure(
-            [features for split in splits for features in split.features],
+            [*train, *develop],
             [phns for split in splits for phns in split.phns],
             [entry["speaker"] for split in splits for entry in split.metadata],
             np.repeat([False, True], [len(split) for split in splits]),
@@ -107,7 +111,7 @@ def record_memory(folder, network, dataset, when):
             np.zeros((*w_in.shape[::2], w_in.shape[2])) if layer.w_rec is None else layer.w_rec,
             network.parameters,
             memory.principal_directions(
-                dataset.train.features, dataset.n_static, min(MEMORY_CHANNELS, dataset.n_static)
+                train, dataset.n_static, min(MEMORY_CHANNELS, dataset.n_static)
             ),
             dataset.n_phns,
         )

@@ -1,0 +1,85 @@
+"""Memories of a signal as linear systems, in NumPy: what they hold, step by step.
+
+A memory turns a signal u_f into `order` signals, frame by frame,
+
+    x_f = A x_{f-1} + B u_f;  h_f = C x_f                                             (1)
+
+`StateSpace` is (1) itself, a Legendre memory; `DelayLine` holds the (filtered) signal of some frames
+ago, which (1) describes too. `layers.memories` computes both in TensorFlow, for whole sequences.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy.signal import dlsim, lfilter
+
+
+class StateSpace(NamedTuple):
+    """A, B and C of (1); `order` is the number of rows of C."""
+
+    a: np.ndarray  # [states, states]
+    b: np.ndarray  # [states]
+    c: np.ndarray  # [order, states]
+
+    @property
+    def order(self):
+        return len(self.c)
+
+    def state_space(self):
+        return self
+
+    def hold(self, u):
+        """h [frames, n, order] of n signals u [frames, n]."""
+        n_signals = np.shape(u)[1]
+        identity = np.eye(n_signals)
+        a, b = np.kron(identity, self.a), np.kron(identity, self.b[:, np.newaxis])
+        # SciPy's state is x_{f-1}; its output C (A x_{f-1} + B u_f) is h_f.
+        ca, cb = np.kron(identity, self.c @ self.a), np.kron(identity, (self.c @ self.b)[:, None])
+        _, h, _ = dlsim((a, b, ca, cb, 1.0), u)
+        return h.reshape(len(u), n_signals, self.order)
+
+
+class DelayLine(NamedTuple):
+    """h_k,f = y_{f - delays[k]} of y_f = decay y_{f-1} + u_f, 0 before the first frame."""
+
+    delays: np.ndarray  # [order] frames, integers
+    decay: float = 0.0
+
+    @property
+    def order(self):
+        return len(self.delays)
+
+    def hold(self, u):
+        """As `StateSpace.hold`."""
+        y = lfilter([1.0], [1.0, -self.decay], u, axis=0)
+        padded = np.concatenate([np.zeros((max(self.delays), y.shape[1])), y])
+        start = len(padded) - len(y)
+        return np.stack([padded[start - k :][: len(y)] for k in self.delays], axis=-1)
+
+    def state_space(self):
+        """The same as (1): the newest value of y first, then the older ones."""
+        n = int(max(self.delays)) + 1
+        a = np.eye(n, k=-1)
+        a[0, 0] = self.decay
+        return StateSpace(a, np.eye(n)[0], np.eye(n)[self.delays])
+
+
+class InputMemory(NamedTuple):
+    """A memory in front of the cells: m_f of the channels x_f E, each column divided by its `rms`."""
+
+    kernels: tuple  # StateSpace or DelayLine
+    encoders: np.ndarray  # E [features, channels]
+    rms: np.ndarray  # [channels * order], a channel's columns beside each other
+    is_learned: bool  # E learns, by the readout's gradient at m_f / rms alone
+
+
+def side_by_side(*systems):
+    """The StateSpace that gives all outputs of several, of the same signal."""
+    sizes = np.cumsum([0, *(len(system.b) for system in systems)])
+    heights = np.cumsum([0, *(system.order for system in systems)])
+    a, c = np.zeros((sizes[-1], sizes[-1])), np.zeros((heights[-1], sizes[-1]))
+    for k, system in enumerate(systems):
+        states = slice(sizes[k], sizes[k + 1])
+        a[states, states] = system.a
+        c[heights[k] : heights[k + 1], states] = system.c
+    return StateSpace(a, np.concatenate([system.b for system in systems]), c)
