@@ -112,9 +112,7 @@ def make_case(kind, rule, reference_quirks=False, seed=1, memory=None):
             reference_quirks=reference_quirks,
         )
         memories |= {"reg": 0.0} if memory else {}
-        config = models.LsnnConfig(
-            rule=rule, parameters=parameters, dtype=tf.float64, **memories
-        )
+        config = models.LsnnConfig(rule=rule, parameters=parameters, dtype=tf.float64, **memories)
         # The authors' readout has a class more than there are phones.
         n_outputs = n_classes + reference_quirks
         network = models.Lsnn(config, n_features, n_outputs, random_generator)
@@ -204,7 +202,10 @@ def _memories(name, n_features):
 def traced_gradients(case, run):
     """(a), (b): the gradients of the recurrent parameters by learning signals times traces."""
     directions = [
-        {n: eprop.traced_gradient(e, signal) for n, e in traces_of(case.network, run.record, d).items()}
+        {
+            n: eprop.traced_gradient(e, signal)
+            for n, e in traces_of(case.network, run.record, d).items()
+        }
         for d, signal in enumerate(run.signal)
     ]
     return _in_shape({name: [g[name] for g in directions] for name in directions[0]}, run)

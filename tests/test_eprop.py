@@ -102,7 +102,8 @@ def test_alif_traces_are_the_derivative_of_the_own_dynamics(masked):
     unmasked = random_generator.uniform(0, 1, (BATCH, N_STEPS, N))
     psi = unmasked * random_generator.integers(0, 2, unmasked.shape)
     psi_adaptation = psi if masked else unmasked
-    found = eprop.alif_gradient(pre, psi, psi_adaptation, signal, ALPHA, RHO, BETA)
+    constants = psi, psi_adaptation, ALPHA, RHO
+    found = eprop.traced_gradient(eprop.alif_traces(pre, *constants, BETA), signal)
     expected = np.zeros((N_PRE, N))
     for synapse in np.ndindex(N_PRE, N):
         w = np.zeros((N_PRE, N))
@@ -110,8 +111,8 @@ def test_alif_traces_are_the_derivative_of_the_own_dynamics(masked):
         expected[synapse] = np.sum(signal * linearised_spikes(w, pre, psi, psi_adaptation))
     assert_close(found, expected, 1e-12)
     # Adaptation and the mask of its spikes matter.
-    without = eprop.alif_gradient(pre, psi, psi_adaptation, signal, ALPHA, RHO, 0 * BETA)
-    other = eprop.alif_gradient(pre, psi, psi, signal, ALPHA, RHO, BETA)
+    without = eprop.traced_gradient(eprop.alif_traces(pre, *constants, 0 * BETA), signal)
+    other = eprop.traced_gradient(eprop.alif_traces(pre, psi, psi, ALPHA, RHO, BETA), signal)
     np.testing.assert_allclose(found[:, 0], without[:, 0], rtol=1e-12)
     assert np.all(np.abs(found - without)[:, 1:].max(axis=0) > 1e-2)
     assert (np.max(np.abs(found - other)) > 1e-2) == (not masked)
@@ -120,15 +121,15 @@ def test_alif_traces_are_the_derivative_of_the_own_dynamics(masked):
 def test_an_alif_trace_by_hand():
     """One synapse, spikes at its input in steps 0 and 1, a learning signal in step 2."""
     psi = np.array([0.5, 0.25, 0.125])
-    found = eprop.alif_gradient(
+    traces = eprop.alif_traces(
         pre=np.array([1.0, 1.0, 0.0])[None, :, None],
         psi=psi[None, :, None],
         psi_adaptation=psi[None, :, None],
-        learning_signal=np.array([0.0, 0.0, 2.0])[None, :, None],
         alpha=np.array([0.5]),
         rho=np.array([0.5]),
         beta=np.array([1.0]),
     )
+    found = eprop.traced_gradient(traces, np.array([0.0, 0.0, 2.0])[None, :, None])
     # eps_v = 1, 1.5, 0.75; eps_a = 0, 0.5, 0.25 + 0.25 (1.5 - 0.5) = 0.5; e_2 = 0.125 * 0.25.
     np.testing.assert_allclose(found, [[0.0625]], rtol=1e-15)
 
@@ -161,7 +162,8 @@ def test_lstm_traces_are_the_derivative_of_the_own_dynamics():
     kernel = random_generator.standard_normal((N_PRE, 4 * n))
     signal = random_generator.standard_normal((BATCH, N_STEPS, n))
     _, gates, cs = lstm_outputs(kernel, pre, n)
-    found = eprop.lstm_gradient(pre, gates, cs, signal)
+    found = eprop.traced_gradient(eprop.lstm_traces(pre, gates, cs), signal)
+    found = found.reshape(N_PRE, 4 * n)
     expected = np.zeros_like(kernel)
     for entry in np.ndindex(kernel.shape):
         step = np.zeros(kernel.shape, complex)
@@ -170,3 +172,36 @@ def test_lstm_traces_are_the_derivative_of_the_own_dynamics():
         expected[entry] = np.sum(signal * m.imag) / 1e-30
     assert_close(found, expected, 1e-12)
     assert np.all(np.abs(found).reshape(N_PRE, 4, n).max(axis=(0, 2)) > 0.05)  # all gates learn
+
+
+# --------------------------------------------------------------------------- memories
+
+
+def test_gradients_through_a_memory_are_sums_over_its_kernels():
+    """Of a readout's memory and of encoders, by impulse responses instead of recursions."""
+    random_generator = np.random.default_rng(4)
+    n_frames, n_repeat, n_classes, order = 6, 2, 3, 2
+    a = random_generator.uniform(-0.5, 0.5, (3, 3))
+    b, c = random_generator.standard_normal(3), random_generator.standard_normal((order, 3))
+    kernels = [c @ np.linalg.matrix_power(a, s) @ b for s in range(n_frames)]  # h_k(s), [order]
+    traces = random_generator.standard_normal((n_frames * n_repeat, BATCH, N_PRE, N))
+    errors = random_generator.standard_normal((BATCH, n_frames, n_classes))
+    weights = random_generator.standard_normal((order, N, n_classes))
+    found = eprop.memory_gradient(iter(traces), errors, weights, (a, b, c), n_repeat)
+    e = traces.reshape(n_frames, n_repeat, BATCH, N_PRE, N).mean(axis=1)
+    expected = sum(
+        np.einsum("bc,k,knc,bpn->pn", errors[:, f], kernels[f - g], weights, e[g])
+        for f in range(n_frames)
+        for g in range(f + 1)
+    )
+    assert_close(found, expected, 1e-12)
+
+    features = random_generator.standard_normal((BATCH, n_frames, N_PRE))
+    signal = random_generator.standard_normal((BATCH, n_frames, 2, order))
+    found = eprop.encoder_gradient(features, signal, (a, b, c))
+    expected = sum(
+        np.einsum("bqk,k,bi->iq", signal[:, f], kernels[f - g], features[:, g])
+        for f in range(n_frames)
+        for g in range(f + 1)
+    )
+    assert_close(found, expected, 1e-12)

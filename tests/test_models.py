@@ -1,6 +1,7 @@
 """Readout, configurations and networks against NumPy and SciPy, in float64."""
 
 import functools
+import itertools
 import types
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ import eprop
 import models
 from helpers import assert_different, assert_near
 from layers import alif, lstm, neurons
+from layers.kernels import DelayLine, InputMemory, StateSpace
 from tasks.framewise import Framewise
 from toolbox import command_line
 from toolbox.command_line import UserError
@@ -715,3 +717,138 @@ def test_dropout_is_constant_over_the_steps_of_a_frame(monkeypatch):
     activity = output.activity.numpy()
     np.testing.assert_array_equal(activity[..., : 2 * N], spikes.mean(axis=2))
     np.testing.assert_array_equal(np.unique(read[2][activity > 0] / activity[activity > 0]), [0, 2])
+
+
+# --------------------------------------------------------------------------- memories
+
+KAPPA = np.exp(-1 / 3)
+READOUT_MEMORIES = {
+    "state space": StateSpace(
+        np.array([[0.6, 0.5], [-0.5, 0.6]]), np.array([1.0, 0.5]), np.array([[1, 0], [0.3, -1.0]])
+    ),
+    "delays": DelayLine(np.array([1, 3]), KAPPA),
+}
+INPUT_MEMORY = InputMemory(
+    READOUT_MEMORIES["state space"],
+    np.random.default_rng(8).standard_normal((N_FEATURES, 2)),
+    np.array([1.0, 2.0, 0.5, 1.5]),
+    is_learned=True,
+)
+
+
+@pytest.mark.parametrize("memory", READOUT_MEMORIES.values(), ids=READOUT_MEMORIES)
+@pytest.mark.parametrize("rule", ["symmetric", "random"])
+def test_a_readouts_memory_is_the_sum_over_its_kernels(memory, rule):
+    """Two layers of two directions: the forward past, and backward what comes after, to the end of
+    the utterance; and its gradient goes back through V or its feedback."""
+    n_layers, n_units = 2, 3
+    random_generator = np.random.default_rng(5)
+    readout = models.Readout(
+        2 * n_layers * n_units,
+        N_CLASSES,
+        rule,
+        random_generator,
+        memory=memory,
+        n_directions=2,
+        n_units=n_units,
+        dtype=tf.float64,
+    )
+    for weights in (readout.w_out, *([readout.feedback] if rule == "random" else [])):
+        weights.assign(0 * weights)
+    o = random_generator.standard_normal((3, N_FRAMES, n_layers, 2, n_units))
+    o *= (np.arange(N_FRAMES) < SEQ_LEN[:, None])[:, :, None, None, None]
+    kernels = memory.hold(np.eye(N_FRAMES, 1))[:, 0]  # h_k(s), [frames, order]
+
+    def by_definition(o, v):
+        logits = np.zeros((3, N_FRAMES, N_CLASSES))
+        for f, g in itertools.product(range(N_FRAMES), repeat=2):
+            if g <= f:
+                logits[:, f] += np.einsum("bli,k,likc->bc", o[:, g, :, 0], kernels[f - g], v[0])
+            if g >= f:
+                logits[:, f] += np.einsum("bli,k,likc->bc", o[:, g, :, 1], kernels[g - f], v[1])
+        return logits
+
+    def of_layers(v):
+        return v.numpy().reshape(2, n_layers, n_units, memory.order, N_CLASSES)
+
+    activity = tf.constant(o.reshape(3, N_FRAMES, -1))
+    error = random_generator.standard_normal((3, N_FRAMES, N_CLASSES))
+    error *= (np.arange(N_FRAMES) < SEQ_LEN[:, None])[:, :, None]
+    with tf.GradientTape() as tape:
+        tape.watch(activity)
+        logits = readout(activity, SEQ_LEN)
+        loss = tf.reduce_sum(logits * error)
+    is_true = np.arange(N_FRAMES) < SEQ_LEN[:, None]
+    assert_near(logits.numpy()[is_true], by_definition(o, of_layers(readout.v_out))[is_true], 1e-12)
+    gradient = tape.gradient(loss, activity).numpy().reshape(o.shape)
+    back = readout.v_out if rule == "symmetric" else readout.feedback_v
+    unit = np.zeros_like(o)
+    unit[0, 2, 1, 1, 2] = 1
+    expected = np.sum(by_definition(unit, of_layers(back)) * error)
+    np.testing.assert_allclose(gradient[0, 2, 1, 1, 2], expected, rtol=1e-11)
+    assert abs(expected) > 1e-3
+
+
+@pytest.mark.parametrize("kind", ["lsnn", "lstm"])
+@pytest.mark.parametrize("memory", READOUT_MEMORIES.values(), ids=READOUT_MEMORIES)
+def test_padding_does_not_reach_memories(kind, memory):
+    network = make_network(kind, readout_memory=memory, input_memory=INPUT_MEMORY)
+    batch = make_batch()
+    is_true = np.arange(N_FRAMES) < SEQ_LEN[:, None]
+    _, losses, gradients = run_network(network, batch)
+    output, padded_losses, padded_gradients = run_network(network, pad_with_garbage(batch))
+    np.testing.assert_allclose(padded_losses, losses, rtol=1e-12)
+    for name, gradient in gradients.items():
+        assert_near(padded_gradients[name], gradient, 1e-10)
+    assert np.isfinite(output.logits.numpy()[:, :N_FRAMES][is_true]).all()
+
+
+@pytest.mark.parametrize("kind", ["lsnn", "lstm"])
+def test_all_other_weights_start_the_same_with_a_readout_memory(kind):
+    plain = make_network(kind, "adaptive").weights()
+    memory = READOUT_MEMORIES["delays"]
+    with_memory = make_network(kind, "adaptive", readout_memory=memory).weights()
+    assert with_memory.keys() - plain.keys() == {"readout/v_out", "readout/feedback_v"}
+    for name, weights in plain.items():
+        np.testing.assert_array_equal(with_memory[name], weights)
+
+
+def test_an_input_memory_has_weights_of_its_own():
+    plain = make_network("lsnn").weights()
+    with_memory = make_network("lsnn", input_memory=INPUT_MEMORY).weights()
+    np.testing.assert_array_equal(with_memory["layer0/w_in"][:, :N_FEATURES], plain["layer0/w_in"])
+    assert with_memory["layer0/w_in"].shape[1] == N_FEATURES + len(INPUT_MEMORY.rms)
+    for name in ("layer0/w_rec", "readout/w_out"):
+        np.testing.assert_array_equal(with_memory[name], plain[name])
+
+
+@pytest.mark.parametrize("kind", ["lsnn", "lstm"])
+def test_encoders_learn_by_the_readout_alone(kind):
+    """The way through the cells is cut, under BPTT too."""
+    network = make_network(kind, "bptt", input_memory=INPUT_MEMORY, l2=0.0)
+    batch = make_batch()
+    _, _, gradients = run_network(network, batch)
+    assert np.linalg.norm(gradients["input_memory/encoders"]) > 1e-3
+    network.readout.u_out.assign(0 * network.readout.u_out)
+    _, _, gradients = run_network(network, batch)
+    assert np.all(gradients["input_memory/encoders"] == 0)
+    assert np.linalg.norm(gradients["layer0/w_in" if kind == "lsnn" else "layer0/kernel"]) > 1e-3
+
+
+def test_feedback_of_memories_mirrors_their_weights():
+    network = make_network(
+        "lsnn",
+        "adaptive",
+        readout_memory=READOUT_MEMORIES["delays"],
+        input_memory=INPUT_MEMORY,
+        l2=0.0,
+    )
+    _, _, gradients = run_network(network, make_batch())
+    before = {name: w.numpy() for name, w in network.weights().items()}
+    network.after_update(0.1)
+    for letter in "wvu":
+        feedback = "readout/feedback" + ("" if letter == "w" else f"_{letter}")
+        assert np.linalg.norm(gradients[feedback]) > 0
+        np.testing.assert_array_equal(gradients[feedback], gradients[f"readout/{letter}_out"])
+        for name in (feedback, f"readout/{letter}_out"):
+            np.testing.assert_allclose(network.weights()[name], 0.9 * before[name], rtol=1e-12)

@@ -135,10 +135,11 @@ def test_help_shows_every_flag_with_its_default(script, capsys):
 @BOTH
 def test_every_enum_flag_refuses_another_value(script):
     enums = [n for n, flag in own_flags(script).items() if isinstance(flag, flags.EnumFlag)]
-    of_both = ["engine", "eprop", "front_end", "lr_schedule", "preproc", "readout_init"]
+    of_both = ["engine", "eprop", "front_end", "front_end_encoders", "lr_schedule", "preproc"]
+    of_both += ["readout_init", "readout_memory"]
     assert sorted(enums) == sorted(of_both + (["method"] if script is lsnn else []))
     for name in enums:
-        for value in ("none", "", "mfcc", "Symmetric"):
+        for value in ("neither", "", "mfcc", "Symmetric"):
             with pytest.raises(UserError) as error:
                 parse(script, f"--{name}={value}")
             for word in [f"--{name}={value}", *own_flags(script)[name].parser.enum_values]:
@@ -165,6 +166,8 @@ def test_every_flag_is_read_somewhere():
         assert own_flags(script).keys() - read == set()
 
 
+MEMORY = ["--readout_memory=legendre"]
+INPUT_MEMORY = ["--front_end=lmu", "--front_end_encoders=pca", "--front_end_theta_ms=40"]
 LMU = ["--init=lmu", "--n_regular=24", "--n_channels=2", "--order=3"]
 # What each flag of the mathematics needs beside itself to have an effect, and another value.
 CHANGES = {
@@ -219,6 +222,10 @@ CHANGES = {
     "reg": (["--reg=5"], []),
     "reg_rate": (["--reg_rate=20"], []),
     "drop_out_probability": (["--drop_out_probability=0.5"], []),
+    "readout_memory": (["--readout_memory=taps"], MEMORY),
+    "readout_order": (["--readout_order=3"], MEMORY),
+    "readout_theta_ms": (["--readout_theta_ms=80"], MEMORY),
+    "front_end_encoders": (["--front_end_encoders=learned"], INPUT_MEMORY),
 }
 # Flags of the run, each with a test of its own in one of TESTED_IN, as the name says.
 RUN_FLAGS = {
@@ -423,6 +430,9 @@ def test_spread_time_constants_are_whole_or_half(short_dataset):
         (lsnn, ["--theta_ms=150"], ["--theta_ms=150.0 without --init=lmu or lmu_shuffled"]),
         (lsnn, ["--init=seed.npz", "--order=3"], ["--order=3 without --init=lmu or lmu_shuffled"]),
         (lstm, ["--front_end_order=3"], ["--front_end_order=3 without --front_end:"]),
+        (lstm, ["--readout_order=3"], ["--readout_order=3 without --readout_memory:"]),
+        (lsnn, [*MEMORY, "--readout_init=ridge"], ["--readout_memory=legendre", "leave out one"]),
+        (lsnn, [*INPUT_MEMORY, "--readout_init=ridge"], ["--front_end_encoders=pca", "leave out"]),
         (lsnn, ["--init=lmu", "--front_end_theta_ms=90"], ["--front_end_theta_ms=90.0 without"]),
     ],
 )

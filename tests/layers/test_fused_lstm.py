@@ -136,12 +136,9 @@ def test_outputs_and_eprop_equal_plain_recursions_and_explicit_traces(**argument
         assert np.all(abs(result.saved.cells[b, frames, d] - c) <= tolerance)
         assert np.all(abs(result.outputs[b, frames, d] - m) <= tolerance)
         ones = np.ones((len(frames), 1))
-        traced = eprop.lstm_gradient(
-            np.concatenate([pre, ones], axis=1)[None],
-            gates[None],
-            c[None],
-            case.grad_outputs[b, frames, d][None],
-        )
+        traces = eprop.lstm_traces(np.concatenate([pre, ones], axis=1)[None], gates[None], c[None])
+        traced = eprop.traced_gradient(traces, case.grad_outputs[b, frames, d][None])
+        traced = traced.reshape(len(traced), -1)
         of_kernel[d] += traced[:-1]
         of_bias[d] += traced[-1]
         is_padding[b, frames] = False
