@@ -18,7 +18,7 @@ for each of the plan's finished runs.
 machines too, share: in FOLDER if that is a shared one, else by `--storage`.
 
 `report` writes tables and figures of a plan's runs (exploration/statistics.py says how they are
-computed), `page` the reports of several plans and a page that sums them up, RESULTS.md.
+computed), `page` the reports of several plans and their tables into a page of words, RESULTS.md.
 """
 
 import os
@@ -55,7 +55,7 @@ def define_flags(flag_values):
     )
     define_path = command_line.define_path
     define_path("report", "", "report: folder to write to; empty: the runs' own", **both)
-    define_path("page", "RESULTS.md", "page: file to write", **both)
+    define_path("page", "RESULTS.md", "page: file to write tables into", **both)
     define_path("details", "docs/results", "page: folder for the plans' reports", **both)
 
 

@@ -43,7 +43,9 @@ def test_memories_are_their_recursions(kernels, n_frames):
     u = random_generator.standard_normal((2, n_frames, 3))
     weights = random_generator.standard_normal((3, kernels.order, 4))
     expected = held(u, kernels.state_space())
-    np.testing.assert_allclose(memories.remember(tf.constant(u), kernels), expected, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(
+        memories.remember(tf.constant(u), kernels), expected, rtol=0, atol=1e-12
+    )
     np.testing.assert_allclose(kernels.hold(u[0]), expected[0], rtol=0, atol=1e-12)
     recalled = memories.recall(tf.constant(np.einsum("bfn,nkc->bfkc", u, weights)), kernels)
     by_definition = np.einsum("bfnk,nkc->bfc", expected, weights)
