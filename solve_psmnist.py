@@ -132,11 +132,17 @@ def check_flags(flag_values):
             "--readout_init=ridge: regression fits an answer to every frame, and a digit has one: "
             "leave it out"
         )
-    readout_memory.check_flags(with_defaults(flag_values), "readout_theta", 1)
+    values = with_defaults(flag_values)
+    readout_memory.check_flags(values, "readout_theta", 1)
+    if values.front_end and values.front_end_theta < values.front_end_order:
+        raise command_line.UserError(
+            f"--front_end_theta={values.front_end_theta:g}: expected at least a pixel for each of "
+            f"--front_end_order={values.front_end_order}"
+        )
     models.check_engine(flag_values.engine, flag_values.model, flag_values.n_ref, flag_values.dt)
     # No device is asked for here: --cuda_device has not been heard yet.
     engine = "dense" if flag_values.engine == "auto" else flag_values.engine
-    _config(with_defaults(flag_values), engine)
+    _config(values, engine)
 
 
 def _config(flag_values, engine, seed=0):

@@ -12,6 +12,7 @@ from toolbox.command_line import UserError
 command_line.import_tensorflow()
 
 import solve_psmnist  # noqa: E402
+from lmu import legendre, readout_memory  # noqa: E402
 from tasks import psmnist  # noqa: E402
 from training import run_folder  # noqa: E402
 
@@ -72,6 +73,27 @@ def test_an_lstm_with_a_memory_of_the_pixel_runs(tmp_path, eager):
     assert not (folder / "lsnn_digit.png").exists()
 
 
+def test_memories_of_the_pixel_and_of_the_spikes(eager):
+    """Their windows are the whole digit; the memory before the cells reads the pixel itself."""
+    flag_values = parse(
+        "--front_end=lmu", "--front_end_encoders=pca", "--readout_memory=legendre", "--n_adaptive=9"
+    )
+    task = solve_psmnist.make_task(flag_values)
+    network = solve_psmnist.make_network(flag_values, task, 0)
+    pixels = task.splits["develop"].pixels[:3]
+    features = task.features(pixels)
+    assert features.shape == (3, 64, 10) and network.layers[0].w_in.shape == (1, 10 + 16, 9)
+    states = psmnist.memory_states(pixels, *legendre.discrete(16, 64.0))
+    remembered = network.read(features)[1].numpy() * network.memory.rms.numpy()
+    np.testing.assert_allclose(remembered, states, atol=1e-4 * abs(states).max())
+    assert network.readout.v_out.shape == (1, 9, 8, 10)
+    expected = readout_memory.make_kernels("legendre", 8, 64.0, np.exp(-1 / 20))
+    np.testing.assert_array_equal(network.readout.memory.a, expected.a)
+    learned = parse("--front_end=lmu", "--front_end_encoders=learned", "--n_adaptive=9")
+    (encoders,) = solve_psmnist.make_network(learned, task, 0).memory.trainable_variables
+    assert encoders.shape == (10, 1)
+
+
 @pytest.mark.parametrize("model", ["lsnn", "lstm"])
 def test_networks_read_forward_only(model):
     flag_values = parse(f"--model={model}")
@@ -109,6 +131,12 @@ def test_defaults_follow_the_side(arguments, side):
         (["--model=lstm", "--tau_a=7"], ["--tau_a=7", "--model=lsnn"]),
         (["--model=lstm", "--n_regular=7"], ["--n_regular=7", "--model=lsnn"]),
         (["--front_end_order=7"], ["--front_end_order=7", "--front_end"]),
+        (
+            ["--front_end=lmu", "--front_end_order=65"],
+            ["--front_end_theta=64", "--front_end_order=65"],
+        ),
+        (["--front_end_encoders=pca"], ["--front_end_encoders=pca without --front_end"]),
+        (["--readout_memory=taps", "--readout_theta=5"], ["--readout_theta=5", "at least 8"]),
         (["--readout_init=ridge"], ["--readout_init=ridge"]),
         (["--engine=fused"], ["--engine=fused with --model=lsnn", "dense or event"]),
         (["--model=lstm", "--engine=event"], ["--engine=event with --model=lstm"]),
