@@ -22,7 +22,16 @@ import numpy as np
 
 from layers import neurons
 from lmu import flags as lmu_flags
-from lmu.report import FOLDS, choose_speech, draw_report, measure_starts, report_table
+from lmu import legendre
+from lmu.report import (
+    FOLDS,
+    choose_speech,
+    draw_report,
+    held_out_loop,
+    loop_delay_and_gain,
+    measure_starts,
+    report_table,
+)
 from lmu.seeding import save_seed, seed_layer
 from speech.dataset import PREPROC_CHOICES, TimitDataset
 from toolbox import command_line
@@ -96,18 +105,18 @@ def main(flag_values):
     save_seed(flag_values.out, layer, described)
     print(f"weights: {flag_values.out}")
     if flag_values.report:
-        report = measure_starts(
-            layer, speech, parameters, flag_values.n_regular, dataset.n_phns, flag_values.seed
-        )
+        report = measure_starts(layer, speech, parameters, dataset.n_phns, flag_values.seed)
+        records = held_out_loop(layer, speech, parameters)
+        theta_steps = legendre.theta_steps(flag_values.theta_ms, flag_values.n_repeat)
+        report["lmu"] |= loop_delay_and_gain(records, layer.P[0], theta_steps)
         stem = os.path.splitext(flag_values.report)[0]
-        draw_report(
-            stem, report, layer, speech, parameters, flag_values.n_regular, flag_values.theta_ms
-        )
+        shown = layer, speech, parameters, flag_values.n_regular, flag_values.theta_ms
+        draw_report(stem, report, records, *shown)
         table = report_table(report, described)
         with write_whole(f"{stem}.md", "w") as file:
             file.write(table)
         write_json(flag_values.report, report)
-        print(table.split("\n\n")[1])
+        print("\n\n".join(table.split("\n\n")[1:3]))
         print(f"report: {flag_values.report}, {stem}.md, {stem}_*.png")
 
 
