@@ -19,13 +19,14 @@ from toolbox.plotting import (
 
 
 @written
-def plot_memory(r2_by_start, theta_ms=None, title=""):
+def plot_memory(r2_by_start, theta_ms=None, title="", floor=None):
     """Draw how much of the input of some frames ago the spikes of layers hold.
 
     Args:
         r2_by_start: R2 of delays 0, 1, ... frames for each kind of initial weights, at most four.
         theta_ms: window of the LMU, ms of speech; None draws none.
         title: one line.
+        floor: R2 of the same readout of the present features; None draws none.
 
     Raises:
         ValueError: nothing to draw, or more kinds than line styles.
@@ -47,6 +48,9 @@ def plot_memory(r2_by_start, theta_ms=None, title=""):
             linewidth=1.4,
             label=f"{name.replace('_', ' ')}, sum {np.sum(r2):.1f}",
         )
+    if floor is not None:
+        label = f"present features, sum {np.sum(floor):.1f}"
+        axes.plot(np.arange(len(floor)), floor, color="0.5", linestyle="--", label=label)
     if theta_ms is not None:
         axes.axvline(theta_ms / FRAME_HOP_MS, color="0.5", linewidth=1, label="window of the LMU")
     lowest = min(np.min(r2) for r2 in r2_by_start.values())

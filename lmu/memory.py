@@ -17,6 +17,9 @@ R2 is that of the forward cell: the backward one is still to meet the frames bef
 frames of an utterance are left out of it, as the channels of 20 frames before do not exist. The
 phone is the greatest of as many predictions (target: 1 for the phone, else 0); its accuracy counts
 all frames alike (training's frame error counts each utterance once).
+
+The floor of (4) is what the features themselves get in place of o: this is known of the past
+without any memory of the layer's, by the filter of (1) and because speech changes slowly.
 """
 
 import functools
@@ -109,6 +112,37 @@ def measure(utterances, phns, speakers, is_held_out, w_in, w_rec, parameters, pr
     Raises:
         UserError: no frame after the first 20 to fit to, to choose lambda by or to judge by.
     """
+    parts = _parts(phns, speakers, is_held_out)
+    activity = simulate([utterances[i] for i in np.concatenate(parts)], w_in, w_rec, parameters)
+    seen = map(_filtered, activity.z_mean)
+    sampled = _sampled(parts, seen, utterances, phns, projection)
+
+    n_forward = np.shape(w_in)[2]
+    accuracy_forward, accuracy = _accuracies(sampled, n_phns, (n_forward, n_forward * len(w_in)))
+    return {
+        "rate_hz_mean": float(activity.rates_hz.mean()),
+        "rate_hz_max": float(activity.rates_hz.max()),
+        "silent_share": float(np.mean(activity.rates_hz == 0)),
+        "psi_positive_share": activity.psi_positive_share,
+        **_capacity(sampled, n_forward),
+        "frame_accuracy_forward": accuracy_forward,
+        "frame_accuracy": accuracy,
+    }
+
+
+def measure_floor(utterances, phns, speakers, is_held_out, projection):
+    """`r2_channels` and `memory_capacity_channels` of the same readout of the present features.
+
+    Arguments and errors are those of `measure`.
+    """
+    parts = _parts(phns, speakers, is_held_out)
+    seen = (_filtered(utterances[i][:, np.newaxis]) for i in np.concatenate(parts))
+    sampled = _sampled(parts, seen, utterances, phns, projection)
+    return _capacity(sampled, len(projection))
+
+
+def _parts(phns, speakers, is_held_out):
+    """Which utterances readouts are fitted to, choose lambda and are judged by, see `measure`."""
     is_held_out = np.asarray(is_held_out, bool)
     fit, held_out = np.flatnonzero(~is_held_out), np.flatnonzero(is_held_out)
     fit = fit[_evenly(len(fit), MOST_FIT_UTTERANCES)]
@@ -121,26 +155,7 @@ def measure(utterances, phns, speakers, is_held_out, w_in, w_rec, parameters, pr
                 f"the memory cannot be measured: no utterance of more than {MAX_DELAY_FRAMES} "
                 f"frames is left to {name}"
             )
-    order = np.concatenate(parts)
-    activity = simulate([utterances[i] for i in order], w_in, w_rec, parameters)
-    samples = iter(
-        [_samples(z, phns[i], utterances[i] @ projection) for i, z in zip(order, activity.z_mean)]
-    )
-    sampled = [[next(samples) for _ in part] for part in parts]  # fitted, choosing, judged
-
-    n_forward = np.shape(w_in)[2]
-    r2_channels = _delayed_r2(sampled, n_forward).reshape(MAX_DELAY_FRAMES + 1, -1).mean(axis=1)
-    accuracy_forward, accuracy = _accuracies(sampled, n_phns, (n_forward, n_forward * len(w_in)))
-    return {
-        "rate_hz_mean": float(activity.rates_hz.mean()),
-        "rate_hz_max": float(activity.rates_hz.max()),
-        "silent_share": float(np.mean(activity.rates_hz == 0)),
-        "psi_positive_share": activity.psi_positive_share,
-        "r2_channels": r2_channels.tolist(),
-        "memory_capacity_channels": float(r2_channels.sum()),
-        "frame_accuracy_forward": accuracy_forward,
-        "frame_accuracy": accuracy,
-    }
+    return parts
 
 
 def principal_directions(utterances, n_static, n_channels):
@@ -184,15 +199,26 @@ class _Samples(NamedTuple):
     delayed: np.ndarray  # [frames - 20, delays * channels]: channels of 0, 1, .. frames before
 
 
-def _samples(z_mean, phns, channels):
+def _sampled(parts, seen, utterances, phns, projection):
+    """`_Samples` of the utterances of each part; `seen` iterates over their y."""
+    seen = iter(seen)
+    return [[_samples(next(seen), phns[i], utterances[i] @ projection) for i in p] for p in parts]
+
+
+def _filtered(z_mean):
+    """p [frames, directions * n] of (1) for o [frames, directions, n] of an utterance."""
     kappa = np.exp(-1 / READOUT_TAU_FRAMES)
     y = np.empty(z_mean.shape, np.float32)
     for d in range(z_mean.shape[1]):
         order = slice(None, None, -1 if d else 1)
         y[order, d] = lfilter([1.0], [1.0, -kappa], z_mean[order, d], axis=0)
+    return y.reshape(len(y), -1)
+
+
+def _samples(y, phns, channels):
     kept = np.arange(MAX_DELAY_FRAMES, len(y))
     delayed = channels[kept[:, None] - np.arange(MAX_DELAY_FRAMES + 1)]  # [frames, delays, ...]
-    return _Samples(y.reshape(len(y), -1), np.asarray(phns), delayed.reshape(len(kept), -1))
+    return _Samples(y, np.asarray(phns), delayed.reshape(len(kept), -1))
 
 
 class _Moments(NamedTuple):
@@ -271,6 +297,12 @@ def _delayed_r2(sampled, n_columns):
     targets = np.arange(len(best))
     weights, biases = _ridge(fitted + choosing)
     return _r2(judged, weights[best, :, targets].T, biases[best, targets])
+
+
+def _capacity(sampled, n_columns):
+    """(3), mean over the channels, and (4) of the first columns, as `measure` names them."""
+    r2 = _delayed_r2(sampled, n_columns).reshape(MAX_DELAY_FRAMES + 1, -1).mean(axis=1)
+    return {"r2_channels": r2.tolist(), "memory_capacity_channels": float(r2.sum())}
 
 
 def _accuracies(sampled, n_phns, column_numbers):

@@ -14,7 +14,9 @@ from toolbox.command_line import UserError
 from toolbox.durable_files import write_whole
 
 MOST_BYTES = 2**30  # that a file of weights may unpack to: two directions of 11,500 neurons
-SCALES = 1e-3, 10  # between which random weights are scaled so
+SCALES = 1e-3, 10  # between which weights are scaled to the LMU's rate
+RATE_UTTERANCES = 16  # by which they are
+RATE_TOLERANCE = 0.1  # of the rate, where no scale gives it exactly
 SEEDED = ("w_in", "w_rec", "A", "B", "E", "D", "P")
 
 
@@ -105,9 +107,28 @@ def shuffled_rows(w_rec, n_regular, random_generator):
     return w_rec
 
 
+def shuffled_control(layer, parameters, utterances, random_generator):
+    """(W_in, W_rec) of a `SeededLayer`'s control, which fires as much: the rows of its LMU's regular
+    neurons permuted (others must not come to drive the loop), all weights scaled to its mean rate.
+
+    Raises:
+        UserError: as `scale_for_rate`.
+    """
+    w_rec = shuffled_rows(layer.w_rec, layer.D.shape[-1], random_generator)
+    rate_hz = mean_rate_hz(layer.w_in, layer.w_rec, parameters, utterances)
+    scale = scale_for_rate(layer.w_in, w_rec, parameters, utterances, rate_hz)
+    return scale * layer.w_in, scale * w_rec
+
+
+def mean_rate_hz(w_in, w_rec, parameters, utterances):
+    """Mean rate of a layer, spikes per simulated second, on `RATE_UTTERANCES` of the speech."""
+    chosen = np.unique(np.linspace(0, len(utterances) - 1, RATE_UTTERANCES).round().astype(int))
+    activity = memory.simulate([utterances[i] for i in chosen], w_in, w_rec, parameters)
+    return activity.rates_hz.mean()
+
+
 def scale_for_rate(w_in, w_rec, parameters, utterances, rate_hz):
-    """Factor of both weights with which the layer's mean rate is `rate_hz`, spikes per simulated
-    second.
+    """Factor of both weights with which the layer's mean rate is `rate_hz`.
 
     Raises:
         UserError: none of `SCALES` does it.
@@ -116,18 +137,19 @@ def scale_for_rate(w_in, w_rec, parameters, utterances, rate_hz):
     @functools.cache  # the bounds are asked for twice
     def excess(logarithm):
         scale = np.exp(logarithm)
-        activity = memory.simulate(utterances, scale * w_in, scale * w_rec, parameters)
-        return activity.rates_hz.mean() - rate_hz
+        return mean_rate_hz(scale * w_in, scale * w_rec, parameters, utterances) - rate_hz
 
-    bounds = np.log(SCALES)
-    if excess(bounds[0]) * excess(bounds[1]) > 0:
-        slowest, fastest = (excess(bound) + rate_hz for bound in bounds)
+    slowest, fastest = bounds = np.log(SCALES)
+    is_between = excess(slowest) * excess(fastest) <= 0
+    found = brentq(excess, *bounds, xtol=0.003) if is_between else slowest
+    if abs(excess(found)) > RATE_TOLERANCE * rate_hz:  # a rate may jump
         raise UserError(
-            f"the LMU fires at {rate_hz:.0f} Hz, random weights at {slowest:.0f} to {fastest:.0f} "
-            f"Hz when multiplied by {SCALES[0]:g} to {SCALES[1]:g}: for a comparison at equal "
-            "rates choose another --drive_std, --gain_max or --thr"
+            f"the LMU fires at {rate_hz:.0f} Hz, its control at {excess(slowest) + rate_hz:.0f} to "
+            f"{excess(fastest) + rate_hz:.0f} Hz, but not at that rate, when multiplied by "
+            f"{SCALES[0]:g} to {SCALES[1]:g}: for a comparison at equal rates choose another "
+            "--drive_std, --gain_max or --thr"
         )
-    return float(np.exp(brentq(excess, *bounds, xtol=0.01)))
+    return float(np.exp(found))
 
 
 def save_seed(path, layer, settings):

@@ -14,8 +14,8 @@ def define_flags(define):
         "init",
         "random",
         "start of the first layer: random; lmu (Legendre Memory Unit, see the LMU flags); "
-        "lmu_shuffled (its control: who sends which recurrent weights is permuted); or a file of "
-        "lmu_init.py",
+        "lmu_shuffled (its control at the same rate: who sends which recurrent weights is permuted); or a "
+        "file of lmu_init.py",
     )
     lmu_flags.define_flags(define)
 
@@ -77,8 +77,7 @@ def first_layer(flag_values, dataset, parameters, weight_scale, random_generator
     )
     if flag_values.init == "lmu":
         return layer.w_in, layer.w_rec
-    n_lmu = seeding.n_of_lmu(flag_values.n_regular, flag_values.lmu_fraction)
-    return layer.w_in, seeding.shuffled_rows(layer.w_rec, n_lmu, random_generator)
+    return seeding.shuffled_control(layer, parameters, dataset.train.features, random_generator)
 
 
 def _layer_of_file(flag_values, n_features):

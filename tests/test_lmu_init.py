@@ -51,8 +51,15 @@ def test_the_script_writes_weights_report_table_and_figures(reported):
 def test_the_report_has_the_agreed_keys(reported):
     folder, process = reported
     report = json.loads((folder / "report.json").read_text())
-    assert list(report) == ["lmu", "shuffled", "random", "random_scaled"]
-    for values in report.values():
+    starts = ["lmu", "shuffled", "random", "random_scaled"]
+    assert list(report) == [*starts, "present features"]
+    of_loop = [report["lmu"].pop(name) for name in ("loop_delay_steps", "loop_gain")]
+    assert (
+        f"The LMU's loop answers after {of_loop[0]:.1f} steps (expected 30) with" in process.stdout
+    )
+    assert list(report["present features"]) == ["r2_channels", "memory_capacity_channels"]
+    for name in starts:
+        values = report[name]
         assert list(values) == [
             "rate_hz_mean",
             "rate_hz_max",
@@ -68,11 +75,17 @@ def test_the_report_has_the_agreed_keys(reported):
         assert 0.05 < values["frame_accuracy"] < 1
     lmu, scaled = report["lmu"], report["random_scaled"]
     # Scaled on some of the utterances that are fitted to, measured on all.
-    assert scaled["rate_hz_mean"] == pytest.approx(lmu["rate_hz_mean"], rel=0.25)
+    for values in (scaled, report["shuffled"]):
+        assert values["rate_hz_mean"] == pytest.approx(lmu["rate_hz_mean"], rel=0.25)
     assert report["random"]["rate_hz_mean"] > 1.5 * lmu["rate_hz_mean"]
     table = (folder / "report.md").read_text()
     assert table.split("\n\n")[1] in process.stdout
-    for words in ("| random_scaled |", "- fold: 1", "- held_out_speakers: ["):
+    for words in (
+        "| random_scaled |",
+        "| present features | - |",
+        "- fold: 1",
+        "- held_out_speakers: [",
+    ):
         assert words in table
 
 

@@ -91,8 +91,9 @@ def record_memory(folder, network, dataset, when):
         when: "before" training or "after" it; then the figure is drawn too.
 
     Returns:
-        dict: `memory_capacity_before` and `memory_capacity_after`, as far as they are known; {}
-        where the splits are too small to measure anything, which is told.
+        dict: `memory_capacity_before`, `memory_capacity_after`, as far as they are known, and
+        `memory_capacity_floor`, that of the present features alone; {} where the splits are too
+        small to measure anything, which is told.
     """
     layer = network.layers[0]
     w_in = layer.w_in.numpy()
@@ -101,18 +102,21 @@ def record_memory(folder, network, dataset, when):
         [np.asarray(network.read(features[np.newaxis])[0])[0] for features in split.features]
         for split in splits
     )  # what the layer reads
+    spoken_by = (
+        [*train, *develop],
+        [phns for split in splits for phns in split.phns],
+        [entry["speaker"] for split in splits for entry in split.metadata],
+        np.repeat([False, True], [len(split) for split in splits]),
+    )
+    n_channels = min(MEMORY_CHANNELS, dataset.n_static)
+    projection = memory.principal_directions(train, dataset.n_static, n_channels)
     try:
         measured = memory.measure(
-            [*train, *develop],
-            [phns for split in splits for phns in split.phns],
-            [entry["speaker"] for split in splits for entry in split.metadata],
-            np.repeat([False, True], [len(split) for split in splits]),
+            *spoken_by,
             w_in,
             np.zeros((*w_in.shape[::2], w_in.shape[2])) if layer.w_rec is None else layer.w_rec,
             network.parameters,
-            memory.principal_directions(
-                train, dataset.n_static, min(MEMORY_CHANNELS, dataset.n_static)
-            ),
+            projection,
             dataset.n_phns,
         )
     except UserError as error:
@@ -123,9 +127,14 @@ def record_memory(folder, network, dataset, when):
     if when == "after" and os.path.exists(path):
         with open(path, encoding="utf-8") as file:
             record = json.load(file)
-    record[when] = measured
+    record |= {when: measured, "floor": memory.measure_floor(*spoken_by, projection)}
     write_json(path, record)
     if when == "after":
-        curves = {f"{when} training": r["r2_channels"] for when, r in record.items()}
-        memory_figures.plot_memory(os.path.join(folder, "memory.png"), curves)
+        curves = {name: r["r2_channels"] for name, r in record.items()}
+        floor = curves.pop("floor")
+        memory_figures.plot_memory(
+            os.path.join(folder, "memory.png"),
+            {f"{name} training": curve for name, curve in curves.items()},
+            floor=floor,
+        )
     return {f"memory_capacity_{when}": r["memory_capacity_channels"] for when, r in record.items()}

@@ -64,6 +64,14 @@ def test_memory_shows_every_start_and_the_window():
     assert axes.get_ylim() == (0, 1)
 
 
+def test_memory_shows_its_floor_dashed():
+    floor = np.linspace(0.8, 0, 21)
+    axes = figures.plot_memory.draw({"lmu": floor + 0.1}, floor=floor).axes[0]
+    _, line = axes.lines
+    np.testing.assert_array_equal(line.get_ydata(), floor)
+    assert line.get_linestyle() == "--" and line.get_label() == "present features, sum 8.4"
+
+
 def test_memory_worse_than_the_mean_is_not_cut_off():
     figure = figures.plot_memory.draw({"lmu": [0.5, -0.2]}, None, "")
     assert figure.axes[0].get_ylim() == (-0.2, 1)

@@ -182,6 +182,29 @@ def test_memory_of_a_perfect_delay_line():
     assert np.all(abs(r2[5:]) < 0.05)
 
 
+def test_the_floor_is_what_is_known_of_the_past_by_the_features():
+    """With weights so small that nothing is shrunk, that of plain least squares."""
+    layer = Layer()
+    spoken = layer.utterances, layer.phns, layer.speakers, layer.is_held_out
+    floor = memory.measure_floor(*spoken, layer.projection)
+    assert len(floor["r2_channels"]) == 21
+    assert floor["memory_capacity_channels"] == pytest.approx(sum(floor["r2_channels"]))
+    rows = {True: [], False: []}
+    for utterance, is_out in zip(layer.utterances, layer.is_held_out):
+        filtered = np.zeros((len(utterance), 4))
+        for f, frame in enumerate(utterance):
+            filtered[f] = np.exp(-1 / 3) * filtered[f - 1] + frame
+        for f in range(20, len(utterance)):
+            delayed = np.ravel(utterance[f - np.arange(21)] @ layer.projection)
+            rows[is_out].append((np.append(filtered[f], 1), delayed))
+    (y, target), (y_judged, true) = (map(np.array, zip(*rows[out])) for out in (False, True))
+    predicted = y_judged @ np.linalg.lstsq(y, target, rcond=None)[0]
+    r2 = 1 - ((true - predicted) ** 2).sum(0) / ((true - true.mean(0)) ** 2).sum(0)
+    np.testing.assert_allclose(floor["r2_channels"], r2.reshape(21, 2).mean(1), atol=5e-3)
+    measured = layer.measure()  # here next to nothing is remembered but by the readout's filter
+    assert measured["memory_capacity_channels"] < floor["memory_capacity_channels"] + 1
+
+
 def test_one_direction_has_one_accuracy():
     measured = Layer(directions=1).measure()
     assert measured["frame_accuracy"] == measured["frame_accuracy_forward"] > 0.4

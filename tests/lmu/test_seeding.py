@@ -127,6 +127,33 @@ def test_random_weights_are_scaled_to_a_rate(layer, speech):
         assert activity.rates_hz.mean() == pytest.approx(rate_hz, rel=0.05)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [SMALL._replace(method="nengo"), SMALL._replace(lmu_fraction=0.5), SMALL._replace(drive_std=4)],
+)
+def test_the_control_fires_as_much_whatever_the_settings(settings, speech):
+    layer, parameters = seed_small(speech, settings=settings), alif_parameters(40, 10)
+    control = seeding.shuffled_control(layer, parameters, speech, np.random.default_rng(0))
+    rates_hz = [
+        seeding.mean_rate_hz(*weights, parameters, speech) for weights in (layer[:2], control)
+    ]
+    assert rates_hz[1] == pytest.approx(rates_hz[0], rel=0.03) and rates_hz[0] > 5
+    n_lmu = layer.D.shape[-1]
+    scale = control[0][0, 0, 0] / layer.w_in[0, 0, 0]
+    np.testing.assert_allclose(control[1][:, n_lmu:], scale * layer.w_rec[:, n_lmu:])
+    unscaled = seeding.mean_rate_hz(layer.w_in, control[1] / scale, parameters, speech)
+    assert abs(unscaled - rates_hz[0]) > abs(rates_hz[1] - rates_hz[0])
+
+
+def test_a_rate_that_is_jumped_over(monkeypatch):
+    def jumping(w_in, *rest):
+        return 100.0 if w_in > 1 else 1.0
+
+    monkeypatch.setattr(seeding, "mean_rate_hz", jumping)
+    with pytest.raises(UserError, match="LMU fires at 50 Hz, its control at 1 to 100 Hz, but not"):
+        seeding.scale_for_rate(1, 1, None, None, 50)
+
+
 @pytest.mark.parametrize("rate_hz, scale", [(600, 1), (1, 1e6)])  # 500 Hz is the ceiling
 def test_a_rate_that_no_scale_gives(rate_hz, scale, speech):
     rng = np.random.default_rng(0)
