@@ -26,8 +26,8 @@ from training.steps import OPTIMIZERS  # noqa: E402
 
 # Defaults that depend on the model; the recipes with which each of them trains.
 DEFAULTS = {
-    "lstm": {"n_neuron": 128, "n_repeat": 1, "input_noise": 0.6, "ramping_learning_rate": False},
-    "lsnn": {"n_neuron": 400, "n_repeat": 5, "input_noise": 0.3, "ramping_learning_rate": True},
+    "lstm": {"n_neuron": 128, "n_repeat": 1, "input_noise": 0.6, "lr_init": 0.02},
+    "lsnn": {"n_neuron": 400, "n_repeat": 5, "input_noise": 0.3, "lr_init": 0.01},
 }
 DECAY_SHARE = 0.7  # of the iterations, after which the learning rate falls by default
 LEFT_OUT = ("n_regular", "n_adaptive", "n_lstm", "adam", "input_noise_std", "lr_decay_every")
@@ -38,7 +38,8 @@ def define_flags(flag_values):
         flag_values,
         LEFT_OUT,
         n_repeat=None,
-        ramping_learning_rate=None,
+        lr_init=None,
+        ramping_learning_rate=True,
         tau_a=500.0,
         reg=20.0,
         readout_decay=1e-4,

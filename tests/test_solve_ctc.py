@@ -34,7 +34,6 @@ REFERENCE = {
     "n_split": 0.75,
     "drop_out_probability": -1.0,
     "loss_from_all_layers": True,
-    "lr_init": 0.01,
     "lr_decay": 0.3,
     "lr_decay_every": -1,
     "momentum": 0.9,
@@ -48,6 +47,7 @@ REFERENCE = {
     "n_neuron": None,
     "n_repeat": None,
     "input_noise": None,
+    "lr_init": None,
 }
 
 
@@ -91,17 +91,17 @@ def test_flags_have_the_names_and_defaults_of_the_reference():
 
 
 @pytest.mark.parametrize(
-    "model, n_neuron, n_repeat, input_noise, ramp",
-    [("lstm", 128, 1, 0.6, False), ("lsnn", 400, 5, 0.3, True)],
+    "model, n_neuron, n_repeat, input_noise, lr_init",
+    [("lstm", 128, 1, 0.6, 0.02), ("lsnn", 400, 5, 0.3, 0.01)],
 )
-def test_defaults_are_those_of_the_model(model, n_neuron, n_repeat, input_noise, ramp):
+def test_defaults_are_those_of_the_model(model, n_neuron, n_repeat, input_noise, lr_init):
     values = solve_ctc.settings(parse(f"--model={model}"))
     assert (values.n_neuron, values.n_repeat, values.input_noise_std) == (
         n_neuron,
         n_repeat,
         input_noise,
     )
-    assert values.ramping_learning_rate == ramp
+    assert values.lr_init == lr_init and values.ramping_learning_rate
     assert (values.n_regular, values.n_adaptive, values.n_lstm) == (
         0.75 * n_neuron,
         0.25 * n_neuron,
