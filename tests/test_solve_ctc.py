@@ -115,7 +115,8 @@ def test_defaults_are_those_of_the_model(model, n_neuron, n_repeat, input_noise,
 
 def test_the_learning_rate_falls_once_or_by_epochs():
     def rates(*arguments):
-        flag_values = parse("--n_epochs=10", *arguments)
+        given = "--lr_init=0.01", "--noramping_learning_rate"
+        flag_values = parse("--n_epochs=10", *given, *arguments)
         schedule = TrainingConfig.from_flags(solve_ctc.settings(flag_values)).schedule
         return [schedule.rate(i, 100) for i in (0, 39, 40, 69, 70, 99)]  # 10 batches an epoch
 
