@@ -117,17 +117,14 @@ def check_flags(flag_values):
             "--readout_init=ridge: regression fits an answer to every frame, and a digit has one: "
             "leave it out"
         )
-    models.check_engine(flag_values.engine, flag_values.model, flag_values.n_ref, flag_values.dt)
-    # No device is asked for here: --cuda_device has not been heard yet.
-    engine = "dense" if flag_values.engine == "auto" else flag_values.engine
-    _config(with_defaults(flag_values), engine)
+    _config(with_defaults(flag_values))
 
 
-def _config(flag_values, engine, seed=0):
+def _config(flag_values, seed=0):
     """The network's configuration."""
     if flag_values.model == "lsnn":
-        return models.LsnnConfig.from_flags(flag_values, engine, seed)
-    return models.LstmConfig.from_flags(flag_values, engine)
+        return models.LsnnConfig.from_flags(flag_values, seed)
+    return models.LstmConfig.from_flags(flag_values)
 
 
 def make_task(flag_values):
@@ -140,11 +137,9 @@ def make_task(flag_values):
 
 def make_network(flag_values, task, seed):
     """The network that the flags describe."""
-    can_fuse = flag_values.lstm and not flag_values.peephole
-    on_cpu = {"lsnn": "event", "lstm": "fused" if can_fuse else "dense"}[flag_values.model]
     kind = models.Lsnn if flag_values.model == "lsnn" else models.Lstm
     return kind(
-        _config(flag_values, devices.choose_engine(flag_values.engine, on_cpu), seed),
+        devices.with_engine(_config(flag_values, seed)),
         task.n_features,
         task.n_classes,
         np.random.default_rng([seed, devices.STREAM_WEIGHTS]),

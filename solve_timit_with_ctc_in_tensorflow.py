@@ -108,27 +108,23 @@ def check_flags(flag_values):
             f"--n_repeat={values.n_repeat} with --model=lstm: an LSTM takes one step a frame; leave "
             "it out"
         )
-    models.check_engine(values.engine, values.model, values.n_ref, values.dt)
-    # No device is asked for here: --cuda_device has not been heard yet.
-    make_config(values, "dense" if values.engine == "auto" else values.engine)
+    make_config(values)
 
 
-def make_config(values, engine, seed=0):
+def make_config(values, seed=0):
     """The network that the settings describe."""
     if values.model == "lsnn":
-        return models.LsnnConfig.from_flags(values, engine, seed)
+        return models.LsnnConfig.from_flags(values, seed)
     # Here the authors' LSTM does what everybody's does.
     values = types.SimpleNamespace(**vars(values) | {"reference_quirks": False})
-    return models.LstmConfig.from_flags(values, engine)
+    return models.LstmConfig.from_flags(values)
 
 
 def make_network(values, task, seed):
     """The network, with random weights."""
     network = models.Lsnn if values.model == "lsnn" else models.Lstm
     random_generator = np.random.default_rng([seed, devices.STREAM_WEIGHTS])
-    can_fuse = values.lstm and not values.peephole
-    on_cpu = {"lsnn": "event", "lstm": "fused" if can_fuse else "dense"}[values.model]
-    config = make_config(values, devices.choose_engine(values.engine, on_cpu), seed)
+    config = devices.with_engine(make_config(values, seed))
     return network(config, task.n_features, task.n_classes, random_generator)
 
 

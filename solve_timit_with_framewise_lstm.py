@@ -32,16 +32,7 @@ def check_flags(flag_values):
     flags.check_flags(flag_values)
     framewise.check_flags(flag_values)
     front_end.check_flags(flag_values)
-    # No device is asked for here: --cuda_device has not been heard yet.
-    engine = "dense" if flag_values.engine == "auto" else flag_values.engine
-    models.LstmConfig.from_flags(flag_values, engine)
-
-
-def choose_engine(flag_values):
-    """The engine that `--engine` names; `auto` is `fused`, for LSTM cells without a visible GPU."""
-    return devices.choose_engine(
-        flag_values.engine, "fused" if flag_values.lstm and not flag_values.peephole else "dense"
-    )
+    models.LstmConfig.from_flags(flag_values)
 
 
 def make_task(flag_values):
@@ -56,7 +47,7 @@ def make_task(flag_values):
 def make_network(flag_values, task, seed):
     """The LSTM that the flags describe."""
     return models.Lstm(
-        models.LstmConfig.from_flags(flag_values, choose_engine(flag_values)),
+        devices.with_engine(models.LstmConfig.from_flags(flag_values)),
         task.n_features,
         task.n_classes,
         np.random.default_rng([seed, devices.STREAM_WEIGHTS]),

@@ -411,7 +411,12 @@ def test_spread_time_constants_are_whole_or_half(short_dataset):
         (lsnn, ["--BAglobal", "--eprop=symmetric"], ["--BAglobal", "symmetric", "random"]),
         (lsnn, ["--BAglobal", "--eprop=adaptive"], ["--BAglobal", "adaptive", "random"]),
         (lsnn, ["--noreadout_bias", "--readout_init=ridge"], ["--noreadout_bias", "ridge"]),
-        (lsnn, ["--dt=0.98"], ["dt_ms = 0.98", "--engine=dense"]),
+        (lsnn, ["--dt=0.98"], ["dt_ms = 0.98", "--nomeasure_memory"]),
+        (
+            lsnn,
+            ["--engine=event", "--dt=0.98", "--nomeasure_memory"],
+            ["--n_ref=2 --dt=0.98 with --engine=event", "dense"],
+        ),
         (lsnn, ["--engine=dense", "--dt=0.98"], ["dt_ms = 0.98", "--nomeasure_memory"]),
         (lsnn, ["--init=LMU"], ["--init=LMU", "random", "lmu_shuffled", ".npz"]),
         (lsnn, ["--init=lmu", "--norec"], ["--norec", "--init=lmu"]),

@@ -32,23 +32,22 @@ def test_the_seed_feeds_all_generators():
 
 
 @pytest.mark.parametrize(
-    "script, arguments, gpus, expected",
+    "script, arguments, engine, why",
     [
-        (lsnn, [], [], "event"),
-        (lsnn, [], ["GPU"], "dense"),
-        (lsnn, ["--engine=event"], ["GPU"], "event"),
-        (lstm, [], [], "fused"),
-        (lstm, [], ["GPU"], "dense"),
-        (lstm, ["--nolstm"], [], "dense"),
-        (lstm, ["--engine=dense"], [], "dense"),
-        (lstm, ["--engine=fused"], ["GPU"], "fused"),
+        (lsnn, [], "event", "fastest"),
+        (lsnn, ["--engine=event"], "event", "--engine"),
+        (lsnn, ["--dt=0.98", "--nomeasure_memory"], "dense", "--n_ref=2 --dt=0.98"),
+        (lstm, [], "fused", "fastest"),
+        (lstm, ["--nolstm"], "dense", "--nolstm"),
+        (lstm, ["--peephole"], "dense", "--peephole"),
+        (lstm, ["--engine=dense"], "dense", "--engine"),
     ],
 )
-def test_the_engine_fits_the_machine(script, arguments, gpus, expected, monkeypatch, short_dataset):
-    built = tiny_runs.build(script, short_dataset(), *arguments)
-    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: gpus)
-    network = script.make_network(built.flag_values, built.task, 1)
-    assert network.layers[0].engine == expected
+def test_the_engine_fits_what_is_asked(script, arguments, engine, why, short_dataset, capsys):
+    network = tiny_runs.build(script, short_dataset(), *arguments).network
+    assert network.layers[0].engine == network.config.engine == engine
+    assert why in network.config.engine_reason
+    assert f"engine: {engine} ({network.config.engine_reason})\n" in capsys.readouterr().out
 
 
 # --------------------------------------------------------------------------- several devices
