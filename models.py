@@ -119,6 +119,11 @@ class LsnnConfig(NetworkConfig):
         super().__post_init__()
         if not len(self.parameters.alpha):
             raise UserError("--n_regular=0 and --n_adaptive=0: expected a neuron at least")
+        if self.engine == "cuda" and len(self.parameters.alpha) > neurons.MAX_CUDA_NEURONS:
+            raise UserError(
+                f"--engine=cuda with {len(self.parameters.alpha)} neurons per direction: expected "
+                f"{neurons.MAX_CUDA_NEURONS} at most, or another engine"
+            )
         if self.global_feedback and self.rule != "random":
             rule = "BPTT" if self.rule == "bptt" else self.rule
             raise UserError(
@@ -208,8 +213,9 @@ def define_flags(define, *kinds):
         "engine",
         "auto",
         list(dict.fromkeys(["auto", *engines])),
-        "on the CPU event (LSNN: event-driven) and fused (LSTM cells: one compiled loop); dense: "
-        "TensorFlow, any device, slow; auto: dense only where no other engine computes what is asked",
+        "on the CPU event (LSNN: event-driven) or fused (LSTM cells: one compiled loop), on a GPU cuda "
+        "(LSNN) or cudnn (LSTM); dense: TensorFlow, any device, slow; auto: the faster of the two that "
+        "work here, dense only where neither computes what is asked",
     )
     define.integer("n_layer", 1, "layers", 1)
     define.integer("n_directions", 2, "1: forward only; 2: forward and backward in time", 1, 2)

@@ -24,7 +24,7 @@ import models  # noqa: E402
 from layers import neurons  # noqa: E402
 from lmu import legendre  # noqa: E402
 from tasks import psmnist  # noqa: E402
-from training import devices, flags, loop  # noqa: E402
+from training import devices, engines, flags, loop  # noqa: E402
 
 # Defaults of shared flags that differ here.
 DEFAULTS = {
@@ -139,7 +139,7 @@ def make_network(flag_values, task, seed):
     """The network that the flags describe."""
     kind = models.Lsnn if flag_values.model == "lsnn" else models.Lstm
     return kind(
-        devices.with_engine(_config(flag_values, seed)),
+        engines.with_engine(_config(flag_values, seed), task, flag_values.batch),
         task.n_features,
         task.n_classes,
         np.random.default_rng([seed, devices.STREAM_WEIGHTS]),

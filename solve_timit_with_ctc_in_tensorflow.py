@@ -21,7 +21,7 @@ import models  # noqa: E402
 from layers import neurons  # noqa: E402
 from lmu import front_end  # noqa: E402
 from tasks import ctc, framewise  # noqa: E402
-from training import devices, flags, loop  # noqa: E402
+from training import devices, engines, flags, loop  # noqa: E402
 from training.steps import OPTIMIZERS  # noqa: E402
 
 # Defaults that depend on the model; the recipes with which each of them trains.
@@ -124,7 +124,7 @@ def make_network(values, task, seed):
     """The network, with random weights."""
     network = models.Lsnn if values.model == "lsnn" else models.Lstm
     random_generator = np.random.default_rng([seed, devices.STREAM_WEIGHTS])
-    config = devices.with_engine(make_config(values, seed))
+    config = engines.with_engine(make_config(values, seed), task, values.batch)
     return network(config, task.n_features, task.n_classes, random_generator)
 
 

@@ -18,7 +18,7 @@ import models  # noqa: E402
 from layers import neurons  # noqa: E402
 from lmu import front_end, starts  # noqa: E402
 from tasks import framewise  # noqa: E402
-from training import checkpoints, devices, flags, loop, reporting  # noqa: E402
+from training import checkpoints, devices, engines, flags, loop, reporting  # noqa: E402
 
 
 def define_flags(flag_values):
@@ -61,7 +61,9 @@ def make_task(flag_values):
 
 def make_network(flag_values, task, seed):
     """The LSNN that the flags describe."""
-    config = devices.with_engine(models.LsnnConfig.from_flags(flag_values, seed))
+    config = engines.with_engine(
+        models.LsnnConfig.from_flags(flag_values, seed), task, flag_values.batch
+    )
     first_layer = None
     if not checkpoints.exists(flag_values.resume):  # else its weights are replaced
         random_generator = np.random.default_rng([seed, devices.STREAM_SEEDING])

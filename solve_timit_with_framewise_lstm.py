@@ -16,7 +16,7 @@ command_line.import_tensorflow()
 import models  # noqa: E402
 from lmu import front_end  # noqa: E402
 from tasks import framewise  # noqa: E402
-from training import devices, flags, loop  # noqa: E402
+from training import devices, engines, flags, loop  # noqa: E402
 
 
 def define_flags(flag_values):
@@ -47,7 +47,7 @@ def make_task(flag_values):
 def make_network(flag_values, task, seed):
     """The LSTM that the flags describe."""
     return models.Lstm(
-        devices.with_engine(models.LstmConfig.from_flags(flag_values)),
+        engines.with_engine(models.LstmConfig.from_flags(flag_values), task, flag_values.batch),
         task.n_features,
         task.n_classes,
         np.random.default_rng([seed, devices.STREAM_WEIGHTS]),

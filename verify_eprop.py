@@ -36,6 +36,7 @@ from layers.alif import ENGINES  # noqa: E402
 from layers.lstm import FORGET_BIAS, LSTM_ENGINES, N_DIRECTIONS  # noqa: E402
 from tasks.ctc import ctc_losses  # noqa: E402
 from tasks.framewise import cross_entropy  # noqa: E402
+from training import engines  # noqa: E402
 from training.steps import compute_gradients, make_optimizer  # noqa: E402
 
 PROOF_TOLERANCE = 1e-10  # relative, float64
@@ -56,7 +57,8 @@ def define_flags(flag_values):
         "engine",
         "dense",
         ALL_ENGINES,
-        "engine for --vectors: event is the LSNN's, fused the LSTM's; the other one stays on dense",
+        "engine for --vectors: event and cuda are the LSNN's, fused and cudnn the LSTM's; the other "
+        "one stays on dense",
     )
 
 
@@ -580,6 +582,7 @@ def main(flag_values, *more_paths):
         raise command_line.UserError(
             f"unexpected argument '{more_paths[0]}': write --vectors first"
         )
+    engines.check_gpu(flag_values.engine)
     holds = verify_vectors(paths, flag_values.engine) if paths else verify_proofs()
     print("all checks passed" if holds else "FAILED")
     return 0 if holds else 1

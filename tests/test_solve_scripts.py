@@ -267,7 +267,10 @@ TESTED_IN = (
 
 @pytest.mark.parametrize(
     "script, engines, recurrent",
-    [(lsnn, alif.ENGINES, "layer0/w_rec"), (lstm, lstm_layer.LSTM_ENGINES, "layer0/kernel")],
+    [
+        (lsnn, alif.CPU_ENGINES, "layer0/w_rec"),
+        (lstm, lstm_layer.LSTM_ENGINES[:2], "layer0/kernel"),
+    ],
     ids=["lsnn", "lstm"],
 )
 def test_both_engines_train_alike(script, engines, recurrent, short_dataset):

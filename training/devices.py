@@ -1,6 +1,5 @@
-"""Threads, GPUs, engines, processes and random numbers of a run."""
+"""Threads, GPUs, processes and random numbers of a run."""
 
-import dataclasses
 import json
 import os
 
@@ -36,8 +35,6 @@ def set_up_devices(cuda_device, n_threads, batch):
     os.environ["NUMBA_NUM_THREADS"] = str(n_threads)  # the engines for the CPU read it
     tf.config.threading.set_intra_op_parallelism_threads(n_threads)
     tf.config.threading.set_inter_op_parallelism_threads(n_threads)
-    # On the GPUs that have it, it rounds inputs to 10 bits, and so changes spikes.
-    tf.config.experimental.enable_tensor_float_32_execution(False)
     gpus = tf.config.list_physical_devices("GPU")
     for gpu in gpus:
         tf.config.experimental.set_memory_growth(gpu, True)
@@ -59,17 +56,6 @@ def set_up_devices(cuda_device, n_threads, batch):
         )
     print(f"{n_replicas} devices share each batch")
     return strategy
-
-
-def with_engine(config):
-    """A models.NetworkConfig with the engine that its `auto` comes to, and why; says both."""
-    engine, reason = config.engine, "as --engine says"
-    if engine == "auto" and config.needs_dense:
-        engine, reason = "dense", f"no other computes {config.needs_dense}"
-    elif engine == "auto":
-        engine, reason = config.engines[1], "the fastest on the CPU"
-    print(f"engine: {engine} ({reason})")
-    return dataclasses.replace(config, engine=engine, engine_reason=reason)
 
 
 def worker_index():

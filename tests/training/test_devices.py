@@ -13,7 +13,7 @@ import tensorflow as tf
 
 import tiny_runs
 from helpers import LIMIT_S, REPOSITORY, assert_user_error, run_here
-from tiny_runs import SIZE, lsnn, lstm, parse
+from tiny_runs import SIZE, lsnn, parse
 from training import devices
 from training.flags import TrainingConfig
 
@@ -29,25 +29,6 @@ def test_the_seed_feeds_all_generators():
     new, newer = draws(-1), draws(-1)
     assert 0 <= new[0] < 2**31 and new[0] != newer[0] and new[1] != newer[1]
     assert draws(new[0]) == new  # what is recorded repeats the run
-
-
-@pytest.mark.parametrize(
-    "script, arguments, engine, why",
-    [
-        (lsnn, [], "event", "fastest"),
-        (lsnn, ["--engine=event"], "event", "--engine"),
-        (lsnn, ["--dt=0.98", "--nomeasure_memory"], "dense", "--n_ref=2 --dt=0.98"),
-        (lstm, [], "fused", "fastest"),
-        (lstm, ["--nolstm"], "dense", "--nolstm"),
-        (lstm, ["--peephole"], "dense", "--peephole"),
-        (lstm, ["--engine=dense"], "dense", "--engine"),
-    ],
-)
-def test_the_engine_fits_what_is_asked(script, arguments, engine, why, short_dataset, capsys):
-    network = tiny_runs.build(script, short_dataset(), *arguments).network
-    assert network.layers[0].engine == network.config.engine == engine
-    assert why in network.config.engine_reason
-    assert f"engine: {engine} ({network.config.engine_reason})\n" in capsys.readouterr().out
 
 
 # --------------------------------------------------------------------------- several devices
@@ -243,6 +224,10 @@ def test_two_processes_train_one_network(tiny_processed, tmp_path):
     assert len(expected) > 1
     # float32 sums in another order, and Adam's division by small gradients.
     np.testing.assert_allclose(found, expected, rtol=1e-3)
+
+
+def test_factors_are_not_rounded_to_ten_bits():
+    assert not tf.config.experimental.tensor_float_32_execution_enabled()
 
 
 @pytest.mark.parametrize(
