@@ -51,7 +51,7 @@ test: setup
 
 test_cuda: $(VENV)_cuda/installed
 	NUMBA_ENABLE_CUDASIM=1 $(VENV)_cuda/bin/python -m pytest tests/gpu/test_simulated.py \
-		tests/gpu/test_in_tensorflow.py
+		tests/gpu/test_in_tensorflow.py tests/gpu/test_benchmark.py
 	$(VENV)_cuda/bin/python -m pytest tests/gpu/test_compiled.py
 
 $(VENV)_cuda/installed: requirements_pip.txt requirements_pip_gpu.txt
