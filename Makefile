@@ -50,9 +50,9 @@ test: setup
 	$(PYTHON) -m pytest -n auto --dist loadfile
 
 test_cuda: $(VENV)_cuda/installed
-	NUMBA_ENABLE_CUDASIM=1 $(VENV)_cuda/bin/python -m pytest tests/gpu/test_simulated.py \
+	NUMBA_ENABLE_CUDASIM=1 $(VENV)_cuda/bin/python -m pytest -n auto tests/gpu/test_simulated.py \
 		tests/gpu/test_in_tensorflow.py tests/gpu/test_benchmark.py
-	$(VENV)_cuda/bin/python -m pytest tests/gpu/test_compiled.py
+	$(VENV)_cuda/bin/python -m pytest -n auto tests/gpu/test_compiled.py
 
 $(VENV)_cuda/installed: requirements_pip.txt requirements_pip_gpu.txt
 	$(PYTHON3) -m venv $(VENV)_cuda

@@ -28,12 +28,11 @@ def memory_of_the_cpu(monkeypatch):
     monkeypatch.setattr(cuda, "as_cuda_array", as_cuda_array, raising=False)
 
 
-@pytest.mark.parametrize("rule", ["eprop", "bptt"])
-@pytest.mark.parametrize("quirks", [False, True])
+@pytest.mark.parametrize("rule, quirks", [("eprop", False), ("bptt", False), ("bptt", True)])
 def test_spikes_and_gradients_in_a_graph(rule, quirks):
-    case = make_case(reference_quirks=quirks)
+    case = make_case(n=8, frames=3, reference_quirks=quirks)
     signature = [
-        tf.TensorSpec([None, None, 2, 12], tf.float64),
+        tf.TensorSpec([None, None, 2, 8], tf.float64),
         tf.TensorSpec(case.w_rec.shape, tf.float64),
         tf.TensorSpec([None], tf.int32),
     ]
@@ -47,7 +46,7 @@ def test_spikes_and_gradients_in_a_graph(rule, quirks):
                 loss = tf.reduce_sum(z * case.grad_z_mean) + tf.reduce_sum(z) ** 2
             return z, *tape.gradient(loss, [current, w_rec])
 
-        return step(case.current, case.w_rec, np.array([4, 2], np.int32))
+        return step(case.current, case.w_rec, np.array([3, 2], np.int32))
 
     found, expected = computed(alif.cuda_spikes), computed(alif.event_driven_spikes)
     np.testing.assert_array_equal(found[0], expected[0])
@@ -81,7 +80,7 @@ def test_nothing_to_simulate(shape):
 def test_networks_equal_those_of_the_cpu(rule, options):
     """Two layers, one direction, dropout, no recurrence; utterances of unequal length."""
     random_generator = np.random.default_rng(1)
-    features = random_generator.standard_normal((2, 4, 5))
+    features = random_generator.standard_normal((2, 3, 5))
     rec = options.pop("rec", True)
     parameters = neurons.alif_parameters(6, 4, n_repeat=2, tau_a=20, rec=rec)
 
@@ -96,13 +95,13 @@ def test_networks_equal_those_of_the_cpu(rule, options):
         )
         network = models.Lsnn(config, 5, 3, np.random.default_rng(2))
         with tf.GradientTape() as tape:
-            output = network(features, np.array([4, 3], np.int32), [1, 2])
+            output = network(features, np.array([3, 2], np.int32), [1, 2])
             loss = tf.reduce_sum(output.logits**2)
         return output, tape.gradient(loss, network.trainable_variables)
 
     (found, gradients), (expected, others) = computed("cuda"), computed("event")
     np.testing.assert_array_equal(found.activity, expected.activity)
-    assert np.count_nonzero(found.activity) > 10
+    assert np.count_nonzero(found.activity) > 5
     for gradient, other in zip(gradients, others):
         if gradient is not None:
             assert_near(gradient, other, 1e-11)
