@@ -1,7 +1,7 @@
 """Tensors on a GPU as arrays of numba-cuda, without a copy.
 
 A tensor's address comes from a DLPack capsule. Making one waits for all that TensorFlow has queued on
-the device, so that what is read is ready.
+the device, so that what is read is ready. Import this module where it is used: it needs numba-cuda.
 """
 
 import contextlib

@@ -210,8 +210,11 @@ def keras_lstm(inputs, kernel, bias):
         n_in = inputs.shape[-1]
         layer.cell.kernel = as_keras(kernel[:n_in])
         layer.cell.recurrent_kernel = as_keras(kernel[n_in:])
-        zeros = tf.zeros([tf.shape(inputs)[0], n_cells], inputs.dtype)
-        return layer.inner_loop(inputs, [zeros, zeros], mask=None)[1]
+        n_batch = tf.shape(inputs)[0]
+        is_empty = tf.cast(n_batch == 0, tf.int32)  # which a replica's may be, and cuDNN refuses
+        inputs = tf.pad(inputs, [[0, is_empty], [0, 0], [0, 0]])
+        zeros = tf.zeros([n_batch + is_empty, n_cells], inputs.dtype)
+        return layer.inner_loop(inputs, [zeros, zeros], mask=None)[1][:n_batch]
 
     return tf.stack([outputs(*of_one) for of_one in zip(*map(tf.unstack, (inputs, kernel, bias)))])
 

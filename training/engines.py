@@ -34,7 +34,7 @@ def with_engine(config, task, batch):
     Raises:
         UserError: the engine of the GPU is asked for and does not work here.
     """
-    engine, reason = config.engine, "as --engine says"
+    engine, reason = config.engine, "as --engine or the run that goes on says"
     if engine == "auto":
         engine, reason = _best(config, task, batch)
     else:

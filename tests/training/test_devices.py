@@ -140,8 +140,8 @@ def one_and_two_replicas():
         ("lsnn", "symmetric", {"engine": "event"}),
         ("lsnn", "adaptive", {"engine": "dense", "input_noise_std": 0.5}),
         ("lsnn", "bptt", {"engine": "event", "reference_quirks": True}),
-        ("lstm", "random", {"noise_step_start": 1, "gd_noise": 0.01}),
-        ("lstm", "bptt", {"reference_quirks": True}),
+        ("lstm", "random", {"engine": "cudnn", "noise_step_start": 1, "gd_noise": 0.01}),
+        ("lstm", "bptt", {"engine": "cudnn", "reference_quirks": True}),
     ],
 )
 def test_replicas_do_not_change_a_step(model, rule, options, one_and_two_replicas):
