@@ -2,6 +2,8 @@
 # make demo    features of open_speech/ (TIMIT=path: of any corpus that timit_processing.py reads), and
 #              both networks trained on them by symmetric e-prop, in two minutes, with figures
 # make test    all tests
+# make test_cuda   tests of the engine for GPUs, without one: in a simulator, and compiled for each kind;
+#              in an environment of its own, .venv_cuda
 # make soak    kills, full disks, foreign input, memory and threads in the long run: one summary and
 #              soak.json, in less than 30 minutes on two cores (PART=name,name runs some)
 # make bench   seconds and memory of training: tables, JSON and figures as in benchmarks/README.md,
@@ -27,7 +29,7 @@ EXPERIMENTS := learning_rates_lsnn lsnn_starts lsnn_baselines lmu_memory \
 	learning_rates_lsnn_unidirectional lsnn_unidirectional lsnn_untrained_cells \
 	learning_rates_lstm lstm_rules
 
-.PHONY: setup demo test soak bench frame_errors results
+.PHONY: setup demo test test_cuda soak bench frame_errors results
 
 setup: $(STAMP)
 
@@ -46,6 +48,17 @@ demo: setup
 
 test: setup
 	$(PYTHON) -m pytest -n auto --dist loadfile
+
+test_cuda: $(VENV)_cuda/installed
+	NUMBA_ENABLE_CUDASIM=1 $(VENV)_cuda/bin/python -m pytest -n auto tests/gpu/test_simulated.py \
+		tests/gpu/test_in_tensorflow.py tests/gpu/test_benchmark.py
+	$(VENV)_cuda/bin/python -m pytest -n auto tests/gpu/test_compiled.py
+
+$(VENV)_cuda/installed: requirements_pip.txt requirements_pip_gpu.txt
+	$(PYTHON3) -m venv $(VENV)_cuda
+	$(VENV)_cuda/bin/python -m pip install --quiet --disable-pip-version-check \
+		-r requirements_pip.txt $$(grep numba-cuda requirements_pip_gpu.txt)
+	touch $@
 
 soak: setup
 	$(PYTHON) tests/stress/soak.py --json=soak.json $(if $(PART),--part=$(PART))

@@ -53,28 +53,44 @@ class NetworkConfig:
     loss_from_all_layers: bool = True
     l2: float = 1e-5
     drop_out_probability: float = -1.0
-    engine: str = "dense"
+    engine: str = "dense"  # "auto" until `training.engines` has chosen
+    engine_reason: str = ""  # of its choice
     dtype: tf.DType = tf.float32
     readout_memory: tuple = None  # StateSpace or DelayLine of `layers.kernels`
     input_memory: InputMemory = None
 
+    model = ""  # "lsnn" or "lstm"
     engines = ()  # that the layers have
     kappa = None  # of the readout's filter
 
     def __post_init__(self):
-        for name, known in (("rule", eprop.RULES), ("engine", self.engines)):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} is {getattr(self, name)!r}, expected one of {known}")
+        if self.rule not in eprop.RULES:
+            raise ValueError(f"rule is {self.rule!r}, expected one of {eprop.RULES}")
+        if self.engine not in ("auto", *self.engines):
+            raise UserError(
+                f"--engine={self.engine} with --model={self.model}: expected auto, "
+                f"{' or '.join(self.engines)}"
+            )
+        if self.needs_dense and self.engine not in ("auto", "dense"):
+            raise UserError(
+                f"{self.needs_dense} with --engine={self.engine}: only the engine dense can compute "
+                "that; leave out one of the two"
+            )
         if -1 < self.drop_out_probability < 0:
             raise UserError(
                 f"--drop_out_probability={self.drop_out_probability}: expected -1 (off) or 0 to 0.99"
             )
 
+    @property
+    def needs_dense(self):
+        """The flags that only the engine `dense` can compute; empty where there are none."""
+        return ""
+
     @classmethod
     def _settings(cls, flag_values):
-        """The rule, and the fields that are flags but for the engine."""
+        """The rule, and the fields that are flags."""
         names = [f.name for f in dataclasses.fields(cls) if hasattr(flag_values, f.name)]
-        settings = {name: getattr(flag_values, name) for name in names if name != "engine"}
+        settings = {name: getattr(flag_values, name) for name in names}
         return {**settings, "rule": eprop.rule_of_flag(flag_values.eprop)}
 
 
@@ -93,6 +109,7 @@ class LsnnConfig(NetworkConfig):
     reg: float = 50.0
     reg_rate: float = 10.0
 
+    model = "lsnn"
     engines = ENGINES
 
     @property
@@ -103,10 +120,24 @@ class LsnnConfig(NetworkConfig):
     def kappa(self):
         return np.exp(-self.parameters.dt_ms / self.tau_out) if self.psp_out else None
 
+    @property
+    def needs_dense(self):
+        n_ref, dt_ms = self.parameters.n_ref, self.parameters.dt_ms
+        try:
+            neurons.silent_steps(n_ref, dt_ms)
+        except ValueError:  # the refractoriness ends within a step
+            return f"--n_ref={n_ref:g} --dt={dt_ms:g}"
+        return ""
+
     def __post_init__(self):
         super().__post_init__()
         if not len(self.parameters.alpha):
             raise UserError("--n_regular=0 and --n_adaptive=0: expected a neuron at least")
+        if self.engine == "cuda" and len(self.parameters.alpha) > neurons.MAX_CUDA_NEURONS:
+            raise UserError(
+                f"--engine=cuda with {len(self.parameters.alpha)} neurons per direction: expected "
+                f"{neurons.MAX_CUDA_NEURONS} at most, or another engine"
+            )
         if self.global_feedback and self.rule != "random":
             rule = "BPTT" if self.rule == "bptt" else self.rule
             raise UserError(
@@ -114,11 +145,10 @@ class LsnnConfig(NetworkConfig):
             )
 
     @classmethod
-    def from_flags(cls, flag_values, engine="event", seed=0):
+    def from_flags(cls, flag_values, seed=0):
         """The configuration that `define_flags`, `eprop` and `l2` describe.
 
         Args:
-            engine: what `--engine` has come to.
             seed: of the time constants that are spread.
 
         Raises:
@@ -129,7 +159,6 @@ class LsnnConfig(NetworkConfig):
             settings["weight_scale"] = 1.0 if flag_values.reference_quirks else 0.05
         return cls(
             **settings,
-            engine=engine,
             parameters=_parameters(flag_values, seed),
             global_feedback=flag_values.BAglobal,
         )
@@ -157,7 +186,14 @@ class LstmConfig(NetworkConfig):
     init_scale: float = 0.0
     reference_quirks: bool = False
 
+    model = "lstm"
     engines = LSTM_ENGINES
+
+    @property
+    def needs_dense(self):
+        if not self.lstm:
+            return "--nolstm"
+        return "--peephole" if self.peephole else ""
 
     def __post_init__(self):
         super().__post_init__()
@@ -168,21 +204,15 @@ class LstmConfig(NetworkConfig):
             )
         if self.peephole and not self.lstm:
             raise UserError("--nolstm with --peephole: plain tanh cells have no gates")
-        if self.engine != "dense" and (self.peephole or not self.lstm):
-            cells, flag = ("peepholes", "peephole") if self.lstm else ("plain tanh cells", "nolstm")
-            raise UserError(
-                f"--{flag} with --engine={self.engine}: {cells} have the dense engine only; leave "
-                "out one of the two"
-            )
 
     @classmethod
-    def from_flags(cls, flag_values, engine="dense"):
+    def from_flags(cls, flag_values):
         """The configuration that `define_flags`, `eprop` and `l2` describe.
 
         Raises:
             UserError: flags that do not go together.
         """
-        return cls(**cls._settings(flag_values), engine=engine)
+        return cls(**cls._settings(flag_values))
 
 
 def define_flags(define, *kinds):
@@ -197,8 +227,9 @@ def define_flags(define, *kinds):
         "engine",
         "auto",
         list(dict.fromkeys(["auto", *engines])),
-        "dense: TensorFlow, any device; on the CPU event (LSNN: event-driven) and fused (LSTM "
-        "cells: one compiled loop); auto: event or fused where it can, without a GPU",
+        "on the CPU event (LSNN: event-driven) or fused (LSTM cells: one compiled loop), on a GPU cuda "
+        "(LSNN) or cudnn (LSTM); dense: TensorFlow, any device, slow; auto: the faster of the two that "
+        "work here, dense only where neither computes what is asked",
     )
     define.integer("n_layer", 1, "layers", 1)
     define.integer("n_directions", 2, "1: forward only; 2: forward and backward in time", 1, 2)
@@ -213,26 +244,6 @@ def define_flags(define, *kinds):
         define.bool("lstm", True, "LSTM cells, else plain tanh cells (BPTT only)")
         define.bool("peephole", False, "the cells' states enter their gates, a weight each")
         define.float("init_scale", 0.0, "kernels uniform in +-init_scale; 0: Glorot uniform", 0)
-
-
-def check_engine(engine, model, n_ref, dt):
-    """Raise UserError unless the engine that `--engine` names can compute a network.
-
-    Args:
-        engine: "auto" or one of `define_flags`.
-        model: "lsnn" or "lstm".
-        n_ref, dt: flags of an LSNN's neurons.
-    """
-    engines = {"lsnn": ENGINES, "lstm": LSTM_ENGINES}[model]
-    if engine not in ("auto", *engines):
-        raise UserError(
-            f"--engine={engine} with --model={model}: expected auto or {' or '.join(engines)}"
-        )
-    if model == "lsnn" and engine != "dense":
-        try:
-            neurons.silent_steps(n_ref, dt)
-        except ValueError as error:
-            raise UserError(f"{error}: use --engine=dense") from None
 
 
 def _define_lsnn_flags(define):

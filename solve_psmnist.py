@@ -25,7 +25,7 @@ import models  # noqa: E402
 from layers import neurons  # noqa: E402
 from lmu import couplings, front_end, legendre, readout_memory  # noqa: E402
 from tasks import psmnist  # noqa: E402
-from training import devices, flags, loop  # noqa: E402
+from training import devices, engines, flags, loop  # noqa: E402
 
 # Defaults of shared flags that differ here.
 DEFAULTS = {
@@ -139,17 +139,14 @@ def check_flags(flag_values):
             f"--front_end_theta={values.front_end_theta:g}: expected at least a pixel for each of "
             f"--front_end_order={values.front_end_order}"
         )
-    models.check_engine(flag_values.engine, flag_values.model, flag_values.n_ref, flag_values.dt)
-    # No device is asked for here: --cuda_device has not been heard yet.
-    engine = "dense" if flag_values.engine == "auto" else flag_values.engine
-    _config(values, engine)
+    _config(values)
 
 
-def _config(flag_values, engine, seed=0):
+def _config(flag_values, seed=0):
     """The network's configuration."""
     if flag_values.model == "lsnn":
-        return models.LsnnConfig.from_flags(flag_values, engine, seed)
-    return models.LstmConfig.from_flags(flag_values, engine)
+        return models.LsnnConfig.from_flags(flag_values, seed)
+    return models.LstmConfig.from_flags(flag_values)
 
 
 def make_task(flag_values):
@@ -162,10 +159,8 @@ def make_task(flag_values):
 
 def make_network(flag_values, task, seed):
     """The network that the flags describe."""
-    can_fuse = flag_values.lstm and not flag_values.peephole
-    on_cpu = {"lsnn": "event", "lstm": "fused" if can_fuse else "dense"}[flag_values.model]
     kind = models.Lsnn if flag_values.model == "lsnn" else models.Lstm
-    config = _config(flag_values, devices.choose_engine(flag_values.engine, on_cpu), seed)
+    config = engines.with_engine(_config(flag_values, seed), task, flag_values.batch)
     return kind(
         dataclasses.replace(
             config,

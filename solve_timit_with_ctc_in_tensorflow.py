@@ -21,7 +21,7 @@ import models  # noqa: E402
 from layers import neurons  # noqa: E402
 from lmu import couplings, front_end  # noqa: E402
 from tasks import ctc, framewise  # noqa: E402
-from training import devices, flags, loop  # noqa: E402
+from training import devices, engines, flags, loop  # noqa: E402
 from training.steps import OPTIMIZERS  # noqa: E402
 
 # Defaults that depend on the model; the recipes with which each of them trains.
@@ -114,27 +114,23 @@ def check_flags(flag_values):
             f"--n_repeat={values.n_repeat} with --model=lstm: an LSTM takes one step a frame; leave "
             "it out"
         )
-    models.check_engine(values.engine, values.model, values.n_ref, values.dt)
-    # No device is asked for here: --cuda_device has not been heard yet.
-    make_config(values, "dense" if values.engine == "auto" else values.engine)
+    make_config(values)
 
 
-def make_config(values, engine, seed=0):
+def make_config(values, seed=0):
     """The network that the settings describe."""
     if values.model == "lsnn":
-        return models.LsnnConfig.from_flags(values, engine, seed)
+        return models.LsnnConfig.from_flags(values, seed)
     # Here the authors' LSTM does what everybody's does.
     values = types.SimpleNamespace(**vars(values) | {"reference_quirks": False})
-    return models.LstmConfig.from_flags(values, engine)
+    return models.LstmConfig.from_flags(values)
 
 
 def make_network(values, task, seed):
     """The network, with random weights."""
     network = models.Lsnn if values.model == "lsnn" else models.Lstm
     random_generator = np.random.default_rng([seed, devices.STREAM_WEIGHTS])
-    can_fuse = values.lstm and not values.peephole
-    on_cpu = {"lsnn": "event", "lstm": "fused" if can_fuse else "dense"}[values.model]
-    config = make_config(values, devices.choose_engine(values.engine, on_cpu), seed)
+    config = engines.with_engine(make_config(values, seed), task, values.batch)
     config = couplings.with_memories(
         config, values, task.dataset.train.features, task.dataset.n_static, seed
     )

@@ -18,7 +18,7 @@ import models  # noqa: E402
 from layers import neurons  # noqa: E402
 from lmu import couplings, front_end, starts  # noqa: E402
 from tasks import framewise  # noqa: E402
-from training import checkpoints, devices, flags, loop, reporting  # noqa: E402
+from training import checkpoints, devices, engines, flags, loop, reporting  # noqa: E402
 
 
 def define_flags(flag_values):
@@ -40,14 +40,11 @@ def check_flags(flag_values):
     couplings.check_flags(flag_values)
     models.LsnnConfig.from_flags(flag_values)
     starts.check_flags(flag_values)
-    is_seeded = flag_values.init in starts.SEEDED
-    if flag_values.engine != "dense" or is_seeded or flag_values.measure_memory:
+    if flag_values.init in starts.SEEDED or flag_values.measure_memory:
         try:
             neurons.silent_steps(flag_values.n_ref, flag_values.dt)
         except ValueError as error:
-            raise command_line.UserError(
-                f"{error}: use --engine=dense --init=random --nomeasure_memory"
-            ) from None
+            raise command_line.UserError(f"{error}: use --init=random --nomeasure_memory") from None
     if flag_values.readout_init == "ridge" and not flag_values.readout_bias:
         raise command_line.UserError(
             "--noreadout_bias with --readout_init=ridge: the regression has a bias; leave out one "
@@ -64,8 +61,9 @@ def make_task(flag_values):
 
 def make_network(flag_values, task, seed):
     """The LSNN that the flags describe."""
-    engine = devices.choose_engine(flag_values.engine, "event")
-    config = models.LsnnConfig.from_flags(flag_values, engine, seed)
+    config = engines.with_engine(
+        models.LsnnConfig.from_flags(flag_values, seed), task, flag_values.batch
+    )
     first_layer = None
     if not checkpoints.exists(flag_values.resume):  # else its weights are replaced
         random_generator = np.random.default_rng([seed, devices.STREAM_SEEDING])

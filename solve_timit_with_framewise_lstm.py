@@ -16,7 +16,7 @@ command_line.import_tensorflow()
 import models  # noqa: E402
 from lmu import couplings, front_end  # noqa: E402
 from tasks import framewise  # noqa: E402
-from training import devices, flags, loop  # noqa: E402
+from training import devices, engines, flags, loop  # noqa: E402
 
 
 def define_flags(flag_values):
@@ -32,16 +32,7 @@ def check_flags(flag_values):
     flags.check_flags(flag_values)
     framewise.check_flags(flag_values)
     couplings.check_flags(flag_values)
-    # No device is asked for here: --cuda_device has not been heard yet.
-    engine = "dense" if flag_values.engine == "auto" else flag_values.engine
-    models.LstmConfig.from_flags(flag_values, engine)
-
-
-def choose_engine(flag_values):
-    """The engine that `--engine` names; `auto` is `fused`, for LSTM cells without a visible GPU."""
-    return devices.choose_engine(
-        flag_values.engine, "fused" if flag_values.lstm and not flag_values.peephole else "dense"
-    )
+    models.LstmConfig.from_flags(flag_values)
 
 
 def make_task(flag_values):
@@ -55,7 +46,8 @@ def make_task(flag_values):
 
 def make_network(flag_values, task, seed):
     """The LSTM that the flags describe."""
-    config = models.LstmConfig.from_flags(flag_values, choose_engine(flag_values))
+    config = models.LstmConfig.from_flags(flag_values)
+    config = engines.with_engine(config, task, flag_values.batch)
     return models.Lstm(
         couplings.with_memories(
             config, flag_values, task.dataset.train.features, task.dataset.n_static, seed

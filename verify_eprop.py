@@ -41,6 +41,7 @@ from layers.lstm import FORGET_BIAS, LSTM_ENGINES  # noqa: E402
 from lmu import readout_memory as lmu_memory  # noqa: E402
 from tasks.ctc import ctc_losses  # noqa: E402
 from tasks.framewise import cross_entropy  # noqa: E402
+from training import engines  # noqa: E402
 from training.steps import compute_gradients, make_optimizer  # noqa: E402
 
 PROOF_TOLERANCE = 1e-10  # relative, float64
@@ -62,7 +63,8 @@ def define_flags(flag_values):
         "engine",
         "dense",
         ALL_ENGINES,
-        "engine for --vectors: event is the LSNN's, fused the LSTM's; the other one stays on dense",
+        "engine for --vectors: event and cuda are the LSNN's, fused and cudnn the LSTM's; the other "
+        "one stays on dense",
     )
 
 
@@ -658,6 +660,7 @@ def main(flag_values, *more_paths):
         raise command_line.UserError(
             f"unexpected argument '{more_paths[0]}': write --vectors first"
         )
+    engines.check_gpu(flag_values.engine)
     holds = verify_vectors(paths, flag_values.engine) if paths else verify_proofs()
     print("all checks passed" if holds else "FAILED")
     return 0 if holds else 1

@@ -14,8 +14,9 @@ import importlib.util
 import statistics
 import time
 
-import measuring  # first: it makes the repository's modules importable
 import numpy as np
+
+import measuring  # first: it makes the repository's modules importable
 from toolbox import command_line
 from toolbox.durable_files import write_json
 
@@ -116,7 +117,12 @@ def main(flag_values):
     table = measuring.markdown_table(
         ["network", "s/step", "least s", "this / symmetric"],
         [
-            [r["network"], f"{r['median_s']:.3f}", f"{r['least_s']:.3f}", f"{r['median_s'] / first:.2f}"]
+            [
+                r["network"],
+                f"{r['median_s']:.3f}",
+                f"{r['least_s']:.3f}",
+                f"{r['median_s'] / first:.2f}",
+            ]
             for r in rows
         ],
     )

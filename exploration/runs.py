@@ -17,7 +17,7 @@ import pytry
 
 from exploration import run_folders
 from exploration.plan import PLAN_FILE, SCRIPTS_FOLDER, read_plan
-from toolbox import command_line, run_lock
+from toolbox import command_line, nvidia, run_lock
 from toolbox.command_line import UserError
 from toolbox.durable_files import write_json
 
@@ -64,17 +64,7 @@ def visible_gpus(gpus, environment):
     if "CUDA_VISIBLE_DEVICES" in environment:
         ids = [gpu.strip() for gpu in environment["CUDA_VISIBLE_DEVICES"].split(",")]
         return [gpu for gpu in ids if gpu not in ("", "-1")]
-    try:
-        listed = subprocess.run(
-            ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=True,
-        ).stdout
-    except (OSError, subprocess.SubprocessError):
-        return []
-    return listed.split()
+    return nvidia.listed_gpus()
 
 
 def lock_path(folder, name):

@@ -1,9 +1,10 @@
 """Layer of ALIF neurons in TensorFlow, equations (1) to (7) of `neurons`.
 
 Cells of several directions (0 reads an utterance forward, 1 backward) are stacked on a leading axis,
-so that one loop over time serves them all. Two engines compute the same: `dense`, here, multiplies
+so that one loop over time serves them all. Three engines compute the same: `dense`, here, multiplies
 matrices in a TensorFlow loop, differentiates automatically and runs on any device; `event`
-(`event_driven`) only works where there are spikes, on the CPU.
+(`event_driven`) only works where there are spikes, on the CPU, and `cuda` (`event_driven_cuda`) does
+the same on a GPU.
 """
 
 from typing import NamedTuple
@@ -14,7 +15,8 @@ import tensorflow as tf
 from layers import event_driven
 from layers.sequences import frame_means, into_cell_time, out_of_cell_time, unroll
 
-ENGINES = ("dense", "event")
+CPU_ENGINES = ("dense", "event")
+ENGINES = (*CPU_ENGINES, "cuda")
 
 
 class AlifState(NamedTuple):
@@ -93,7 +95,7 @@ class AlifLayer(tf.Module):
             `parameters.rec`.
         parameters: neurons.AlifParameters.
         reads_frames: the input has one row a frame, shown for `n_repeat` steps; else one a step.
-        engine: "dense" or "event", see the module's docstring.
+        engine: one of `ENGINES`, see the module's docstring.
     """
 
     def __init__(
@@ -130,7 +132,7 @@ class AlifLayer(tf.Module):
         Returns:
             [batch, steps or frames, directions * neurons].
         """
-        if self.engine == "event":
+        if self.engine != "dense":
             return self._run_event_driven(inputs, seq_len, stop_recurrence, per_step)
         (z,) = self._run_dense(inputs, seq_len, stop_recurrence)
         spikes = self._in_order_of_time(z, seq_len)
@@ -167,7 +169,8 @@ class AlifLayer(tf.Module):
                 current = tf.repeat(current, n_repeat, axis=1)
             parameters = parameters._replace(n_repeat=1)
             seq_len = seq_len * n_repeat
-        spikes = event_driven_spikes(
+        engine = cuda_spikes if self.engine == "cuda" else event_driven_spikes
+        spikes = engine(
             current, self.w_rec, seq_len, parameters, "eprop" if stop_recurrence else "bptt"
         )
         shape = tf.shape(spikes)
@@ -247,9 +250,7 @@ def event_driven_spikes(current, w_rec, seq_len, parameters, rule):
     Returns:
         [batch, frames, directions, neurons], mean over each frame's steps.
     """
-    n_directions, n_neurons = current.shape[2:]
-    reverse = [d == 1 for d in range(n_directions)]
-    dtype = current.dtype
+    reverse = [d == 1 for d in range(current.shape[2])]
 
     def forward(current, w_rec, seq_len):
         result = event_driven.forward(current, w_rec, parameters, seq_len, reverse)
@@ -266,24 +267,67 @@ def event_driven_spikes(current, w_rec, seq_len, parameters, rule):
         )
         return gradients.current, gradients.w_rec
 
+    saved = [current.dtype] + [tf.uint64] * (2 if parameters.reference_quirks else 1)
+    return _spikes(tf.numpy_function, forward, backward, saved, current, w_rec, seq_len)
+
+
+def cuda_spikes(current, w_rec, seq_len, parameters, rule):
+    """As `event_driven_spikes`, on the GPU of the tensors, which stay there."""
+    from layers import event_driven_cuda, gpu_memory
+
+    dtype = current.dtype
+    layer = event_driven_cuda.CudaLayer(parameters, current.shape[3], dtype.as_numpy_dtype)
+
+    def forward(current, w_rec, n_frames):
+        if 0 in current.shape:
+            return tf.zeros_like(current), tf.zeros([0]), tf.zeros([0], dtype)
+        with gpu_memory.on_gpu_of(current) as gpu:
+            layer.forward(*map(gpu.array, (current, w_rec, n_frames)), gpu.empty)
+        return gpu.made[:3]
+
+    def backward(grad_z, current, w_rec, n_frames, spikes, psi):
+        del current
+        if 0 in grad_z.shape:
+            return tf.zeros_like(grad_z), tf.zeros_like(w_rec)
+        with gpu_memory.on_gpu_of(grad_z) as gpu:
+            arrays = *map(gpu.array, (grad_z, w_rec, n_frames)), gpu.array(spikes, np.uint32)
+            layer.backward(rule, *arrays, gpu.array(psi), gpu.empty)
+        return gpu.made[:2]
+
+    # An int32 would move the operation to the CPU.
+    n_frames = tf.cast(seq_len, tf.int64)
+    if parameters.reference_quirks:
+        n_frames = tf.fill(tf.shape(n_frames), tf.shape(current, tf.int64)[1])
+    return _spikes(tf.py_function, forward, backward, [tf.float32, dtype], current, w_rec, n_frames)
+
+
+def _spikes(call, forward, backward, saved, current, w_rec, seq_len):
+    """Spikes by an engine of functions that TensorFlow calls.
+
+    Args:
+        call: tf.numpy_function or tf.py_function.
+        forward: function (current, w_rec, seq_len) -> (spikes, *saved).
+        backward: function (gradient of the spikes, current, w_rec, seq_len, *saved) -> gradients of
+            current and w_rec.
+        saved: types of what is saved.
+    """
+    dtype = current.dtype
+
     @tf.custom_gradient
     def function(current, w_rec):
-        n_bits = 2 if parameters.reference_quirks else 1
-        z, *saved = tf.numpy_function(
-            forward, [current, w_rec, seq_len], [dtype, dtype, *[tf.uint64] * n_bits]
-        )
+        z, *values = call(forward, [current, w_rec, seq_len], [dtype, *saved])
         z.set_shape(current.shape)
 
         def gradient(grad_z):
-            d_current, d_w_rec = tf.numpy_function(
-                backward, [grad_z, current, w_rec, seq_len, *saved], [dtype, dtype]
-            )
-            d_current.set_shape(current.shape)
-            d_w_rec.set_shape(w_rec.shape)
-            return d_current, d_w_rec
+            arguments = [grad_z, current, w_rec, seq_len, *values]
+            gradients = call(backward, arguments, [dtype, dtype])
+            for value, of in zip(gradients, (current, w_rec)):
+                value.set_shape(of.shape)
+            return gradients
 
         return z, gradient
 
     if w_rec is None:
+        _, _, n_directions, n_neurons = current.shape
         w_rec = tf.zeros([n_directions, n_neurons, n_neurons], dtype)
     return function(current, tf.convert_to_tensor(w_rec))

@@ -201,6 +201,20 @@ class _Layer(NamedTuple):
     rec: bool
 
 
+def layer_constants(parameters, n, dtype):
+    """alpha, rho, beta, thr and the slope of psi, [5, n], as the kernels take them."""
+    alpha, rho, beta, thr = (
+        checked_array(name, getattr(parameters, name), np.float64, (n,))
+        for name in ("alpha", "rho", "beta", "thr")
+    )
+    if not np.all(thr > 0):
+        raise ValueError("thr must be above 0 for every neuron")
+    constants = aligned_empty((5, n), dtype)
+    slope = parameters.dampening_factor / thr**2
+    constants[...] = alpha, rho, beta / parameters.dt_ms, thr, slope
+    return constants
+
+
 def _checked_layer(current, w_rec, parameters, seq_len, reverse):
     """`_Layer` of the arguments of `forward` and `backward`."""
     dtype = np.asarray(current).dtype
@@ -215,15 +229,7 @@ def _checked_layer(current, w_rec, parameters, seq_len, reverse):
     if n_repeat < 1 or dt_ms <= 0:
         raise ValueError(f"n_repeat is {n_repeat} and dt_ms is {dt_ms}, expected above 0")
 
-    alpha, rho, beta, thr = (
-        checked_array(name, getattr(parameters, name), np.float64, (n,))
-        for name in ("alpha", "rho", "beta", "thr")
-    )
-    if not np.all(thr > 0):
-        raise ValueError("thr must be above 0 for every neuron")
-    constants = aligned_empty((5, n), dtype)
-    constants[...] = alpha, rho, beta / dt_ms, thr, parameters.dampening_factor / thr**2
-
+    constants = layer_constants(parameters, n, dtype)
     weights = aligned_empty((directions, n, n) if parameters.rec else (directions, 0, 0), dtype)
     if parameters.rec:
         w_rec = checked_array("w_rec", w_rec, dtype, weights.shape)

@@ -6,9 +6,10 @@
 With peepholes p_i, p_f, p_o, a weight a cell each, p_i c_{t-1} is added to i, p_f c_{t-1} to f and
 p_o c_t to o.
 
-Two engines compute the same: `dense`, here, is a TensorFlow loop with automatic differentiation, on
+Three engines compute the same: `dense`, here, is a TensorFlow loop with automatic differentiation, on
 any device; `fused` (`fused_lstm`) does a frame's whole work in one compiled loop, with its gradient
-written out, on the CPU.
+written out, on the CPU; `cudnn` is Keras' layer, which calls cuDNN on a GPU, with e-prop's gradient
+from its outputs alone.
 """
 
 from typing import NamedTuple
@@ -16,10 +17,10 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from layers import fused_lstm
-from layers.sequences import into_cell_time, out_of_cell_time, unroll
+from layers.sequences import into_cell_time, out_of_cell_time, scan, unroll
 
 N_DIRECTIONS = 2
-LSTM_ENGINES = ("dense", "fused")
+LSTM_ENGINES = ("dense", "fused", "cudnn")
 
 
 class LstmRecord(NamedTuple):
@@ -78,8 +79,8 @@ class LstmLayer(tf.Module):
         kernel: [directions, n_in + cells, 4 * cells] initial weights (plain: [..., cells]).
         bias: [directions, 4 * cells] initial bias (plain: [..., cells]).
         peephole: [directions, 3, cells] initial p_i, p_f and p_o; None for none.
-        engine: "dense" or "fused", see the module's docstring; plain cells and peepholes have the
-            first only.
+        engine: one of `LSTM_ENGINES`, see the module's docstring; plain cells and peepholes have
+            the first only.
     """
 
     def __init__(
@@ -137,6 +138,30 @@ class LstmLayer(tf.Module):
             )
             shape = tf.shape(m)
             return tf.reshape(m, [shape[0], shape[1], self.n_directions * self.n_cells])
+        if self.engine == "cudnn" and output_probe is None and not record:
+            outputs = [self._run_cudnn(inputs, seq_len, stop_recurrence)]
+        else:
+            outputs = self._run_dense(inputs, seq_len, stop_recurrence, output_probe, record)
+        m = out_of_cell_time(outputs[0], seq_len, self.reference_quirks)
+        if not self.reference_quirks:
+            m *= tf.sequence_mask(seq_len, tf.shape(m)[1], m.dtype)[:, :, None]
+        if not record:
+            return m
+        return m, LstmRecord(self._in_cell_time(inputs, seq_len), *outputs)
+
+    def _in_cell_time(self, inputs, seq_len):
+        """[batch, frames, n_in] -> [directions, batch, frames, n_in]."""
+        inputs = tf.stack([inputs] * self.n_directions)
+        return into_cell_time(inputs, seq_len, self.reference_quirks)
+
+    def _run_cudnn(self, inputs, seq_len, stop_recurrence):
+        """Outputs m in cell time [directions, batch, frames, cells]."""
+        run = eprop_of_outputs if stop_recurrence else keras_lstm
+        inputs = self._in_cell_time(inputs, seq_len)
+        return run(inputs, *map(tf.convert_to_tensor, (self.kernel, self.bias)))
+
+    def _run_dense(self, inputs, seq_len, stop_recurrence, output_probe, record):
+        """[m], with `record` [m, gates, c], in cell time [directions, batch, frames, ...]."""
         dtype = self.kernel.dtype
         n_in = self.kernel.shape[1] - self.n_cells
         projection = tf.einsum("bti,dio->dbto", inputs, self.kernel[:, :n_in])
@@ -156,18 +181,83 @@ class LstmLayer(tf.Module):
             inputs_of_frames = (inputs_of_frames, tf.transpose(output_probe, [2, 0, 1, 3]))
         zeros = tf.zeros([self.n_directions, tf.shape(inputs)[0], self.n_cells], dtype)
         outputs = unroll(step, (zeros, zeros), inputs_of_frames)
-        outputs = [
-            tf.transpose(x, [1, 2, 0, *range(3, len(x.shape))]) for x in outputs
-        ]  # [frames, directions, batch, ...] -> [directions, batch, frames, ...]
-        m = out_of_cell_time(outputs[0], seq_len, self.reference_quirks)
-        if not self.reference_quirks:
-            m *= tf.sequence_mask(seq_len, tf.shape(m)[1], m.dtype)[:, :, None]
-        if not record:
-            return m
-        inputs = into_cell_time(
-            tf.stack([inputs] * self.n_directions), seq_len, self.reference_quirks
+        # [frames, directions, batch, ...] -> [directions, batch, frames, ...]
+        return [tf.transpose(x, [1, 2, 0, *range(3, len(x.shape))]) for x in outputs]
+
+
+def keras_lstm(inputs, kernel, bias):
+    """Outputs m of LSTM cells by Keras' layer: by cuDNN on a GPU, elsewhere in a loop.
+
+    Args:
+        inputs: [directions, batch, frames, n_in] in cell time.
+        kernel: [directions, n_in + cells, 4 * cells].
+        bias: [directions, 4 * cells].
+
+    Returns:
+        [directions, batch, frames, cells]
+    """
+    n_cells = bias.shape[-1] // 4
+
+    def as_keras(weights):  # its gates are i, f, j, o
+        i, j, f, o = tf.split(weights, 4, axis=-1)
+        return tf.concat([i, f, j, o], -1)
+
+    def outputs(inputs, kernel, bias):
+        layer = tf.keras.layers.LSTM(n_cells, return_sequences=True, dtype=inputs.dtype.name)
+        layer.cell.built = True  # with these weights in place of variables of its own
+        i, j, f, o = tf.split(bias, 4)
+        layer.cell.bias = as_keras(tf.concat([i, j, f + FORGET_BIAS, o], 0))
+        n_in = inputs.shape[-1]
+        layer.cell.kernel = as_keras(kernel[:n_in])
+        layer.cell.recurrent_kernel = as_keras(kernel[n_in:])
+        n_batch = tf.shape(inputs)[0]
+        is_empty = tf.cast(n_batch == 0, tf.int32)  # which a replica's may be, and cuDNN refuses
+        inputs = tf.pad(inputs, [[0, is_empty], [0, 0], [0, 0]])
+        zeros = tf.zeros([n_batch + is_empty, n_cells], inputs.dtype)
+        return layer.inner_loop(inputs, [zeros, zeros], mask=None)[1][:n_batch]
+
+    return tf.stack([outputs(*of_one) for of_one in zip(*map(tf.unstack, (inputs, kernel, bias)))])
+
+
+@tf.custom_gradient
+def eprop_of_outputs(inputs, kernel, bias):
+    """`keras_lstm` with the gradient of e-prop, which needs no loop over time.
+
+    Given all outputs m, the gates are one product; c, and backwards its gradient, which flows through
+    c alone, are linear recurrences with known factors.
+    """
+    m = keras_lstm(inputs, kernel, bias)
+
+    def gradient(grad_m):
+        before = tf.constant([[0, 0], [0, 0], [1, 0], [0, 0]])
+        after = before[:, ::-1]
+        pre = tf.concat([inputs, tf.pad(m, before)[:, :, :-1]], -1)
+        gates = tf.einsum("dbti,dio->dbto", pre, kernel) + bias[:, None, None]
+        i, j, f, o = tf.split(gates, 4, axis=-1)
+        i, j, f, o = tf.sigmoid(i), tf.tanh(j), tf.sigmoid(f + FORGET_BIAS), tf.sigmoid(o)
+        c = scan(f, i * j)
+        h = tf.tanh(c)
+        f_next = tf.pad(f, after)[:, :, 1:]
+        grad_c = tf.reverse(
+            scan(tf.reverse(f_next, [2]), tf.reverse(grad_m * o * (1 - h**2), [2])), [2]
         )
-        return m, LstmRecord(inputs, *outputs)
+        c_before = tf.pad(c, before)[:, :, :-1]
+        delta = tf.concat(
+            [
+                grad_c * j * i * (1 - i),
+                grad_c * i * (1 - j**2),
+                grad_c * c_before * f * (1 - f),
+                grad_m * h * o * (1 - o),
+            ],
+            -1,
+        )
+        return (
+            tf.zeros_like(inputs),  # e-prop trains each layer by its own readout alone
+            tf.einsum("dbti,dbto->dio", pre, delta),
+            tf.reduce_sum(delta, [1, 2]),
+        )
+
+    return m, gradient
 
 
 def fused_lstm_outputs(inputs, kernel, bias, seq_len, rule, reference_quirks):

@@ -38,6 +38,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+# Per direction, of the engine `cuda`: their lists fit 48 kB of shared memory, in float64 too.
+MAX_CUDA_NEURONS = 3072
+
 
 class AlifParameters(NamedTuple):
     """Constants of a layer, the same for all its directions."""

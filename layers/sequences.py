@@ -68,6 +68,22 @@ def frame_means(spikes, n_repeat):
     )
 
 
+def scan(decay, x):
+    """y_t = decay_t y_{t-1} + x_t along axis 2 of `decay` and `x` [directions, batch, time, n].
+
+    By doubling the covered span, as in `exponential_filter`: a loop of logarithmically many passes.
+    """
+    n_steps = tf.shape(x)[2]
+
+    def before(x, span):
+        return tf.pad(x, [[0, 0], [0, 0], [span, 0], [0, 0]])[:, :, :n_steps]
+
+    def body(span, decay, y):
+        return 2 * span, decay * before(decay, span), y + decay * before(y, span)
+
+    return tf.while_loop(lambda span, *_: span < n_steps, body, (1, decay, x))[2]
+
+
 def exponential_filter(x, decay):
     """y_f = decay y_{f-1} + x_f along axis 1 of `x` [batch, frames, n].
 

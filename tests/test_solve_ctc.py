@@ -141,7 +141,7 @@ def test_the_optimizer_is_chosen_by_name(optimizer):
         (["--n_repeat=2"], ["--n_repeat=2", "--model=lstm"]),
         (["--blank_penalty=x"], ["--blank_penalty=x", "a number or auto"]),
         (["--lr_decay_every=0"], ["--lr_decay_every=0"]),
-        (["--model=lsnn", "--dt=0.98"], ["dt_ms = 0.98", "--engine=dense"]),
+        (["--model=lsnn", "--engine=event", "--dt=0.98"], ["--n_ref=2 --dt=0.98", "dense"]),
         (["--model=lsnn", "--engine=fused"], ["--engine=fused", "--model=lsnn"]),
         (["--engine=event"], ["--engine=event", "--model=lstm"]),
         (["--peephole", "--engine=fused"], ["--peephole", "--engine=fused"]),

@@ -140,7 +140,7 @@ def test_defaults_follow_the_side(arguments, side):
         (["--readout_init=ridge"], ["--readout_init=ridge"]),
         (["--engine=fused"], ["--engine=fused with --model=lsnn", "dense or event"]),
         (["--model=lstm", "--engine=event"], ["--engine=event with --model=lstm"]),
-        (["--dt=0.9756"], ["silent step", "--engine=dense"]),
+        (["--engine=event", "--dt=0.9756"], ["--n_ref=2 --dt=0.9756", "dense"]),
         (["--lr_decay_every=5"], ["--lr_decay_every=5", "--lr_schedule=linear"]),
         (["--n_adaptive=0"], ["expected a neuron"]),
         (["--dataset=nowhere/mnist.npz"], ["nowhere/mnist.npz", "cannot be read", "load_data"]),

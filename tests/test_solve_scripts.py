@@ -274,7 +274,10 @@ TESTED_IN = (
 
 @pytest.mark.parametrize(
     "script, engines, recurrent",
-    [(lsnn, alif.ENGINES, "layer0/w_rec"), (lstm, lstm_layer.LSTM_ENGINES, "layer0/kernel")],
+    [
+        (lsnn, alif.CPU_ENGINES, "layer0/w_rec"),
+        (lstm, lstm_layer.LSTM_ENGINES[:2], "layer0/kernel"),
+    ],
     ids=["lsnn", "lstm"],
 )
 def test_both_engines_train_alike(script, engines, recurrent, short_dataset):
@@ -418,8 +421,14 @@ def test_spread_time_constants_are_whole_or_half(short_dataset):
         (lsnn, ["--BAglobal", "--eprop=symmetric"], ["--BAglobal", "symmetric", "random"]),
         (lsnn, ["--BAglobal", "--eprop=adaptive"], ["--BAglobal", "adaptive", "random"]),
         (lsnn, ["--noreadout_bias", "--readout_init=ridge"], ["--noreadout_bias", "ridge"]),
-        (lsnn, ["--dt=0.98"], ["dt_ms = 0.98", "--engine=dense"]),
+        (lsnn, ["--dt=0.98"], ["dt_ms = 0.98", "--nomeasure_memory"]),
+        (
+            lsnn,
+            ["--engine=event", "--dt=0.98", "--nomeasure_memory"],
+            ["--n_ref=2 --dt=0.98 with --engine=event", "dense"],
+        ),
         (lsnn, ["--engine=dense", "--dt=0.98"], ["dt_ms = 0.98", "--nomeasure_memory"]),
+        (lsnn, ["--engine=cuda", "--n_regular=4000"], ["4100 neurons", "3072", "--engine=cuda"]),
         (lsnn, ["--init=LMU"], ["--init=LMU", "random", "lmu_shuffled", ".npz"]),
         (lsnn, ["--init=lmu", "--norec"], ["--norec", "--init=lmu"]),
         (lsnn, ["--init=seed.npz", "--norec"], ["--norec", "--init=seed.npz"]),

@@ -58,13 +58,6 @@ def set_up_devices(cuda_device, n_threads, batch):
     return strategy
 
 
-def choose_engine(wanted, on_cpu):
-    """The engine that `--engine` names; `auto` is `on_cpu` where no GPU is visible, else dense."""
-    if wanted != "auto":
-        return wanted
-    return "dense" if tf.config.list_physical_devices("GPU") else on_cpu
-
-
 def worker_index():
     """This process's place among those that TF_CONFIG names; 0 writes the run folder.
 

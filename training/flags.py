@@ -9,8 +9,16 @@ from training import schedule
 from training.schedule import Schedule
 
 # Flags that may stand beside --resume: what they say does not enter the result (the number of
-# threads does so by rounding at most).
-RESUME_FLAGS = ("dataset", "checkpoint_every_s", "n_threads", "cuda_device", "verbose", "plot")
+# threads and the engine do so by rounding at most).
+RESUME_FLAGS = (
+    "dataset",
+    "checkpoint_every_s",
+    "n_threads",
+    "cuda_device",
+    "engine",
+    "verbose",
+    "plot",
+)
 MAX_INTEGER = 2**31 - 1
 
 

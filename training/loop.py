@@ -73,10 +73,10 @@ def run(experiment, flag_values):
             _start_from(network, task, flag_values.checkpoint, _ridge_batch(flag_values))
         if flag_values.resume and is_chief:
             with run_folder.told_how_to_continue(folder, beside):
-                run_folder.note_resumption(folder, task.checksum)
+                run_folder.note_resumption(folder, task.checksum, network.config)
         elif is_chief:
             record = run_folder.record_of(
-                experiment.script, flag_values, seed, task.checksum, task.note
+                experiment.script, flag_values, seed, task.checksum, network.config, task.note
             )
             labels = flag_values.comment, flag_values.run_id
             folder = run_folder.make(flag_values.results, experiment.script, labels, record, held)

@@ -72,8 +72,13 @@ def lock(folder):
     return run_lock.exclusive(os.path.join(folder, ".lock"), folder)
 
 
-def record_of(script, flag_values, seed, checksum, note=""):
-    """Content of `flags.json` for a run that starts now; `note` is a task's."""
+def record_of(script, flag_values, seed, checksum, config, note=""):
+    """Content of `flags.json` for a run that starts now.
+
+    Args:
+        checksum, note: a task's.
+        config: models.NetworkConfig, with its engine.
+    """
     settings = flag_values.flag_values_dict()
     return {
         "script": script,
@@ -82,11 +87,12 @@ def record_of(script, flag_values, seed, checksum, note=""):
         "command": sys.argv,
         "started": datetime.datetime.now().isoformat(" ", "seconds"),
         "corpus_note": note,
-        **surroundings(checksum),
+        "engine_reason": config.engine_reason,
+        **surroundings(checksum, config.engine),
     }
 
 
-def surroundings(checksum=None):
+def surroundings(checksum=None, engine=None):
     """What a result depends on beside flags and seed, as plain values for JSON."""
     return {
         "versions": {package: importlib.metadata.version(package) for package in _installed()},
@@ -94,6 +100,7 @@ def surroundings(checksum=None):
         "machine": platform.platform(),
         "commit": _commit(),
         "threads": threads.thread_count(),
+        "engine": engine,
         "data_sha256": checksum,
     }
 
@@ -186,7 +193,7 @@ def resumed_flags(flag_values, define_flags, script):
         )
     values = {
         **record["flags"],
-        "seed": record["seed"],
+        **{name: record[name] for name in ("seed", "engine") if name in record},
         **{name: flag_values[name].value for name in given},
         "resume": folder,
     }
@@ -210,14 +217,19 @@ def compare_with_source(checkpoint, checksum):
         warn_of_differences(folder, record, surroundings(checksum), ("data_sha256", "versions"))
 
 
-def note_resumption(folder, checksum):
-    """Warn of what has changed since the run was started, and note it in `flags.json`."""
-    record, now = read_record(folder), surroundings(checksum)
+def note_resumption(folder, checksum, config):
+    """Warn of what has changed since the run was started, and note it in `flags.json`.
+
+    Another engine is that of the run from now on.
+    """
+    record, now = read_record(folder), surroundings(checksum, config.engine)
     warn_of_differences(folder, record, now, now)
     past = record.get("resumed", [])
     changed = {name: value for name, value in now.items() if value != record.get(name)}
     time_stamp = datetime.datetime.now().isoformat(" ", "seconds")
     record["resumed"] = [*(past if isinstance(past, list) else []), {"time": time_stamp, **changed}]
+    if "engine" in changed:
+        record |= {"engine": config.engine, "engine_reason": config.engine_reason}
     write_json(os.path.join(folder, "flags.json"), record)
 
 

@@ -162,7 +162,7 @@ ALIF_CASES = {
 }
 
 
-@pytest.mark.parametrize("engine", alif.ENGINES)
+@pytest.mark.parametrize("engine", alif.CPU_ENGINES)
 @pytest.mark.parametrize("options", ALIF_CASES.values(), ids=ALIF_CASES)
 def test_alif_layer_equals_plain_recursions(options, engine):
     case = make_alif_case(**options, engine=engine)
@@ -195,7 +195,7 @@ def test_alif_layer_equals_plain_recursions(options, engine):
             "rec": st.booleans(),
             "reads_frames": st.booleans(),
             "reference_quirks": st.booleans(),
-            "engine": st.sampled_from(alif.ENGINES),
+            "engine": st.sampled_from(alif.CPU_ENGINES),
             "n_directions": st.sampled_from([1, 2]),
         }
     ),
@@ -211,7 +211,7 @@ def test_alif_layer_equals_plain_recursions_for_any_setting(lengths, options, st
         np.testing.assert_allclose(gradients[name], expected[name], rtol=0, atol=1e-9 * scale)
 
 
-@pytest.mark.parametrize("engine", alif.ENGINES)
+@pytest.mark.parametrize("engine", alif.CPU_ENGINES)
 @pytest.mark.parametrize("reads_frames", [True, False])
 def test_means_over_the_steps_of_a_frame(reads_frames, engine):
     case = make_alif_case(reads_frames=reads_frames, engine=engine)
@@ -254,7 +254,7 @@ def test_pseudo_derivative_of_a_spike():
     np.testing.assert_allclose(tape.gradient(z, s), [0, 0, 0.225, 0.3, 0.15, 0, 0])
 
 
-@pytest.mark.parametrize("engine", alif.ENGINES)
+@pytest.mark.parametrize("engine", alif.CPU_ENGINES)
 @pytest.mark.parametrize("n_ref, expected", [(0, 1), (1, 1), (2, 2), (3, 3), (5, 5)])
 def test_steps_between_spikes_of_a_driven_neuron(n_ref, expected, engine):
     parameters = neurons.alif_parameters(1, 0, n_ref=n_ref, rec=False)

@@ -234,3 +234,28 @@ def test_plain_cells_refuse_eprop():
     case = make_cell_case(plain=True)
     with pytest.raises(AssertionError, match="plain cell"):
         case.layer(case.inputs, case.seq_len, True)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("stops", [False, True], ids=["BPTT", "e-prop"])
+def test_cudnn_equals_fused(dtype, stops):
+    """Keras' way and the closed form of e-prop, without a GPU; one utterance is empty."""
+    random_generator = np.random.default_rng(5)
+    n_in, n_cells, seq_len = 5, 6, np.array([40, 23, 0], np.int32)
+    kernel = 0.5 * random_generator.standard_normal((2, n_in + n_cells, 4 * n_cells))
+    bias = random_generator.standard_normal((2, 4 * n_cells))
+    inputs = tf.constant(random_generator.standard_normal((3, 40, n_in)), dtype)
+    weights = tf.constant(random_generator.standard_normal((3, 40, 2 * n_cells)), dtype)
+
+    def computed(engine):
+        layer = lstm.LstmLayer(kernel, bias, engine=engine, dtype=tf.as_dtype(dtype))
+        with tf.GradientTape() as tape:
+            m = layer(inputs, seq_len, stops)
+            loss = tf.reduce_sum(m * weights)
+        return m, tape.gradient(loss, [layer.kernel, layer.bias])
+
+    (m, gradients), (expected_m, expected) = computed("cudnn"), computed("fused")
+    is_float32 = dtype == "float32"
+    assert_near(m, expected_m, 1e-5 if is_float32 else 1e-12)
+    for found, of_fused in zip(gradients, expected):
+        assert_near(found, of_fused, 1e-4 if is_float32 else 1e-12)

@@ -30,6 +30,7 @@ from toolbox.command_line import UserError
 
 command_line.import_tensorflow()
 
+import models  # noqa: E402
 import solve_timit_with_framewise_lsnn as lsnn  # noqa: E402
 import solve_timit_with_framewise_lstm as lstm  # noqa: E402
 import timit_processing  # noqa: E402
@@ -659,7 +660,8 @@ def flags(folder, n_cases, derandomize):
 def run_records(folder, n_cases, derandomize):
     flag_values, _ = command_line.parse_flags(lsnn.define_flags, ["x"])
     name, results = lsnn.EXPERIMENT.script, os.path.join(folder, "results")
-    written = run_folder.record_of(name, flag_values, 1, None)
+    config = models.LsnnConfig.from_flags(flag_values)
+    written = run_folder.record_of(name, flag_values, 1, None, config)
     with contextlib.redirect_stdout(io.StringIO()), contextlib.ExitStack() as held:
         resumed = run_folder.make(results, name, [], written, held)
     path = os.path.join(resumed, "flags.json")

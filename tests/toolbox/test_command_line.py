@@ -290,7 +290,8 @@ def test_the_progress_bar_is_for_terminals(monkeypatch):
 
 # A module in TensorFlow's place shows what happens to its output on every path.
 FAKE_TENSORFLOW = """
-import os, sys
+import os, sys, unittest.mock
+config = unittest.mock.Mock()
 os.write(2, b"greeting\\n")
 print("greeting from Python", file=sys.stderr)
 """

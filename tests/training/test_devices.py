@@ -13,7 +13,7 @@ import tensorflow as tf
 
 import tiny_runs
 from helpers import LIMIT_S, REPOSITORY, assert_user_error, run_here
-from tiny_runs import SIZE, lsnn, lstm, parse
+from tiny_runs import SIZE, lsnn, parse
 from training import devices
 from training.flags import TrainingConfig
 
@@ -29,26 +29,6 @@ def test_the_seed_feeds_all_generators():
     new, newer = draws(-1), draws(-1)
     assert 0 <= new[0] < 2**31 and new[0] != newer[0] and new[1] != newer[1]
     assert draws(new[0]) == new  # what is recorded repeats the run
-
-
-@pytest.mark.parametrize(
-    "script, arguments, gpus, expected",
-    [
-        (lsnn, [], [], "event"),
-        (lsnn, [], ["GPU"], "dense"),
-        (lsnn, ["--engine=event"], ["GPU"], "event"),
-        (lstm, [], [], "fused"),
-        (lstm, [], ["GPU"], "dense"),
-        (lstm, ["--nolstm"], [], "dense"),
-        (lstm, ["--engine=dense"], [], "dense"),
-        (lstm, ["--engine=fused"], ["GPU"], "fused"),
-    ],
-)
-def test_the_engine_fits_the_machine(script, arguments, gpus, expected, monkeypatch, short_dataset):
-    built = tiny_runs.build(script, short_dataset(), *arguments)
-    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: gpus)
-    network = script.make_network(built.flag_values, built.task, 1)
-    assert network.layers[0].engine == expected
 
 
 # --------------------------------------------------------------------------- several devices
@@ -160,8 +140,8 @@ def one_and_two_replicas():
         ("lsnn", "symmetric", {"engine": "event"}),
         ("lsnn", "adaptive", {"engine": "dense", "input_noise_std": 0.5}),
         ("lsnn", "bptt", {"engine": "event", "reference_quirks": True}),
-        ("lstm", "random", {"noise_step_start": 1, "gd_noise": 0.01}),
-        ("lstm", "bptt", {"reference_quirks": True}),
+        ("lstm", "random", {"engine": "cudnn", "noise_step_start": 1, "gd_noise": 0.01}),
+        ("lstm", "bptt", {"engine": "cudnn", "reference_quirks": True}),
     ],
 )
 def test_replicas_do_not_change_a_step(model, rule, options, one_and_two_replicas):
@@ -244,6 +224,10 @@ def test_two_processes_train_one_network(tiny_processed, tmp_path):
     assert len(expected) > 1
     # float32 sums in another order, and Adam's division by small gradients.
     np.testing.assert_allclose(found, expected, rtol=1e-3)
+
+
+def test_factors_are_not_rounded_to_ten_bits():
+    assert not tf.config.experimental.tensor_float_32_execution_enabled()
 
 
 @pytest.mark.parametrize(

@@ -290,11 +290,16 @@ def test_a_resumed_run_that_is_interrupted_names_all_its_arguments(
     process = run_here(lsnn, f"--resume={folder}", f"--dataset={moved}")
     assert process.returncode == 128 + signal.SIGTERM, process.stderr
     assert process.stderr.endswith(f"--resume={folder} '--dataset={moved}'\n")
-    said = said_to_resume(folder, f"--dataset={moved}")
+    with open(os.path.join(folder, "flags.json"), encoding="utf-8") as file:
+        record = json.load(file)
+    assert (record["engine"], record["flags"]["engine"]) == ("event", "auto")
+    said = said_to_resume(folder, f"--dataset={moved}", "--engine=dense")
     assert "resumed at iteration 4 of 6" in said and "selected iteration" in said
+    assert "engine dense instead of event: results may differ" in said
     with open(os.path.join(folder, "metrics.json"), encoding="utf-8") as file:
         metrics = json.load(file)
     with open(os.path.join(folder, "flags.json"), encoding="utf-8") as file:
         record = json.load(file)
     assert metrics["started"] == record["started"]
+    assert record["engine"] == record["resumed"][1]["engine"] == "dense"
     assert len(record["resumed"]) == 2

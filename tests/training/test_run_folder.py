@@ -5,6 +5,7 @@ import json
 import os
 import re
 import subprocess
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,7 +21,8 @@ def make(script, results, *arguments, seed=3, checksum=None):
     """A run folder as `loop.run` makes it; returns (path, flags, content of flags.json)."""
     flag_values = parse(script, f"--results={results}", *arguments)
     name = script.EXPERIMENT.script
-    record = run_folder.record_of(name, flag_values, seed, checksum)
+    config = SimpleNamespace(engine="fused", engine_reason="the fastest")
+    record = run_folder.record_of(name, flag_values, seed, checksum, config)
     labels = flag_values.comment, flag_values.run_id
     with contextlib.ExitStack() as held:
         path = run_folder.make(flag_values.results, name, labels, record, held)
@@ -43,6 +45,7 @@ def test_the_run_folder_records_what_the_run_depends_on(tmp_path):
     assert set(record["flags"]) == set(flag_values) - {"help", "h"}
     assert record["versions"]["numpy"] == np.__version__
     assert any(name.startswith("tensorflow") for name in record["versions"])
+    assert (record["engine"], record["engine_reason"]) == ("fused", "the fastest")
     assert record["command"] and record["python"] and record["machine"]
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", record["started"])
     assert run_folder.started(folder) == record["started"]
@@ -85,7 +88,12 @@ def test_the_flags_come_from_the_run_folder(lstm_folder):
     flag_values, beside = resume(lstm, f"--resume={lstm_folder}")
     recorded = run_folder.read_record(lstm_folder)["flags"]
     found = flag_values.flag_values_dict()
-    assert {n: found[n] for n in recorded} == {**recorded, "resume": lstm_folder, "seed": 7}
+    assert {n: found[n] for n in recorded} == {
+        **recorded,
+        "resume": lstm_folder,
+        "seed": 7,
+        "engine": "fused",
+    }
     assert beside == []
     changed, beside = resume(
         lstm, f"--resume={lstm_folder}", "--dataset=moved", "--noverbose", "--plot"
@@ -122,6 +130,7 @@ def test_only_a_run_folder_of_the_script_is_resumed(lstm_folder, tmp_path):
         {"flags": []},
         {"seed": -2},
         {"seed": "1"},
+        {"engine": "event"},
         {"script": None},
     ],
 )
@@ -152,7 +161,7 @@ def test_differences_are_told(tmp_path, capsys):
     checksum = "1" * 64
     folder, _, record = make(lstm, tmp_path, checksum=checksum)
     assert record == run_folder.read_record(folder) and record["data_sha256"] == checksum
-    now = run_folder.surroundings(checksum)
+    now = run_folder.surroundings(checksum, "fused")
     capsys.readouterr()
     run_folder.warn_of_differences(folder, record, now, now)
     assert capsys.readouterr().out == ""
@@ -168,7 +177,7 @@ def test_differences_are_told(tmp_path, capsys):
 @pytest.mark.parametrize("wrong", [{}, [], "x", 3, {"numpy": {"a": 1}}, "\x1b[2J" * 999])
 def test_a_record_from_elsewhere_only_warns(wrong, lstm_folder, capsys):
     """Found by fuzzing: a dict in the place of the commit."""
-    now = run_folder.surroundings()
+    now = run_folder.surroundings(engine="fused")
     capsys.readouterr()
     run_folder.warn_of_differences(lstm_folder, dict.fromkeys(now, wrong), now, now)
     lines = capsys.readouterr().out.splitlines()

@@ -120,7 +120,7 @@ def test_engines_do_not_part_in_float64(rule, short_dataset):
     """Ten steps of training: the same spikes, and weights that differ by rounding alone."""
     dataset = short_dataset()
     trained = {}
-    for engine in alif.ENGINES:
+    for engine in alif.CPU_ENGINES:
         config = models.LsnnConfig(
             rule=rule,
             parameters=neurons.alif_parameters(12, 6),
