@@ -397,6 +397,17 @@ class Network(tf.Module):
             for variable in module.variables
         }
 
+    def description(self):
+        """What `from_description` makes this network of again, but for its weights; for JSON."""
+        config = vars(self.config)
+        tuples = {name: config[name]._asdict() for name in TUPLES.keys() & config.keys()}
+        return {
+            "model": self.name,
+            "n_features": self.n_features,
+            "n_outputs": self.readout.w_out.shape[-1],
+            "config": {**config, **tuples, "dtype": self.config.dtype.name},
+        }
+
     def activity_sums(self, output, seq_len):
         """Sum of the activity, [n_out], and the number of frames that count.
 
@@ -630,3 +641,29 @@ class Lstm(Network):
         activity = tf.concat(activities, -1) if from_all else activities[-1]
         logits = self.readout(self.drop_out(activity, dropout_seed, len(self.layers)))
         return Output(logits, activity, ())
+
+
+# --------------------------------------------------------------------------- descriptions
+
+TUPLES = {"parameters": AlifParameters}  # fields of a configuration that hold arrays
+
+
+def from_description(description, **changes):
+    """The network of a `Network.description` as JSON has it, its weights still to be loaded.
+
+    Args:
+        changes: fields of its configuration that shall be others.
+
+    Raises:
+        KeyError, TypeError, ValueError, UserError: it is no such description.
+    """
+    network, config = {"lsnn": (Lsnn, LsnnConfig), "lstm": (Lstm, LstmConfig)}[description["model"]]
+    settings = {**description["config"], **changes}
+    settings["dtype"] = tf.as_dtype(settings["dtype"])
+    for name in TUPLES.keys() & settings.keys():
+        values = settings[name].items()
+        settings[name] = TUPLES[name](
+            **{key: np.array(value) if isinstance(value, list) else value for key, value in values}
+        )
+    sizes = description["n_features"], description["n_outputs"]
+    return network(config(**settings), *sizes, np.random.default_rng(0))

@@ -12,6 +12,8 @@ each column divided by its standard deviation over the training frames. Both add
 so that they compare what form of the past helps and not how much of it is there.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 
 from lmu import legendre
@@ -55,6 +57,31 @@ def from_flags(flag_values):
     )
 
 
+class FrontEnd(NamedTuple):
+    """A front end: called with features [frames, features], it answers [frames, features + q d]."""
+
+    projection: np.ndarray  # [features, q]
+    delays: np.ndarray | None  # [d] frames, of (2)
+    ad: np.ndarray | None  # [d, d], of (1)
+    bd: np.ndarray | None  # [d], of (1)
+    std: np.ndarray  # [q d], of the past in the training set
+
+    def __call__(self, features):
+        past = self.past(features) / self.std
+        return np.concatenate([features, past], axis=1).astype(np.float32)
+
+    def past(self, features):
+        """(1) or (2) of features [frames, features], [frames, q d]."""
+        channels = features @ self.projection
+        if self.delays is None:
+            states = legendre.memory_state(channels, self.ad, self.bd)
+            return states.reshape(len(features), -1)
+        longest = self.delays[-1]
+        padded = np.concatenate([np.zeros((longest, channels.shape[1])), channels])
+        rows = [padded[longest - delay :][: len(channels)] for delay in self.delays]
+        return np.concatenate(rows, axis=1)
+
+
 def make_front_end(kind, utterances, n_static, n_channels, order, theta_ms):
     """The front end that the training set defines.
 
@@ -65,7 +92,7 @@ def make_front_end(kind, utterances, n_static, n_channels, order, theta_ms):
         n_channels, order, theta_ms: q, d and theta (milliseconds of speech).
 
     Returns:
-        Function: features [frames, features] -> [frames, features + q d] float32.
+        `FrontEnd`.
 
     Raises:
         UserError: more channels than static features, theta without a frame for each delay, or a
@@ -81,27 +108,18 @@ def make_front_end(kind, utterances, n_static, n_channels, order, theta_ms):
             f"--front_end_theta_ms={theta_ms:g}: expected at least a frame of "
             f"{legendre.FRAME_MS:g} ms for each of --front_end_order={order}"
         )
-    projection = principal_directions(utterances, n_static, n_channels)
-    if kind == "lmu":
-        ad, bd = legendre.discrete(order, theta_frames)
     delays = np.round(theta_frames / order * np.arange(1, order + 1)).astype(int)
-
-    def past(features):
-        channels = features @ projection
-        if kind == "lmu":
-            states = legendre.memory_state(channels, ad, bd)
-            return states.reshape(len(features), -1)
-        padded = np.concatenate([np.zeros((delays[-1], n_channels)), channels])
-        return np.concatenate([padded[delays[-1] - k :][: len(channels)] for k in delays], axis=1)
-
-    std = np.concatenate([past(features) for features in utterances]).std(axis=0)
+    is_lmu = kind == "lmu"
+    front_end = FrontEnd(
+        principal_directions(utterances, n_static, n_channels),
+        None if is_lmu else delays,
+        *(legendre.discrete(order, theta_frames) if is_lmu else (None, None)),
+        std=1.0,
+    )
+    std = np.concatenate([front_end.past(features) for features in utterances]).std(axis=0)
     if np.any(std < 1e-9):
         raise UserError(
             f"--front_end={kind}: a column is constant in the training set: give a smaller "
             "--front_end_theta_ms, than the utterances last, or fewer --front_end_channels"
         )
-
-    def append_past(features):
-        return np.concatenate([features, past(features) / std], axis=1).astype(np.float32)
-
-    return append_past
+    return front_end._replace(std=std)
