@@ -17,7 +17,17 @@ KINDS = {
         *("--n_directions=1", "--tau_v_spread", "--front_end=lmu"),
     ),
     "lstm": (lstm, *SIZE[lstm], "--noreduced_phns"),
-    "ctc": (ctc, "--model=lsnn", "--n_neuron=6", "--preproc=fbank"),
+    "late_lstm": (
+        lstm,
+        *("--n_lstm=8", "--n_directions=1", "--n_layer=2", "--noloss_from_all_layers"),
+        "--target_delay_frames=3",
+    ),
+    "ctc": (
+        ctc,
+        *("--model=lsnn", "--n_neuron=6", "--n_repeat=2", "--weight_scale=0.5", "--preproc=fbank"),
+        *("--n_directions=1", "--n_layer=2", "--norec", "--nopsp_out"),
+        "--front_end=delayed_frames",
+    ),
 }
 
 
@@ -29,10 +39,10 @@ def narrow_beam(monkeypatch):
 
 @pytest.fixture(scope="session")
 def trained_run(tiny_processed, tmp_path_factory):
-    """Function (kind of `KINDS`, flags) -> run folder; equal arguments give the same folder."""
+    """Function (kind of `KINDS`) -> run folder."""
 
     @functools.cache
-    def folder(kind, *arguments):
+    def folder(kind):
         script, *own = KINDS[kind]
         results = tmp_path_factory.mktemp("runs")
         common = f"--dataset={tiny_processed}", f"--results={results}", "--seed=1", "--n_threads=1"
@@ -41,7 +51,7 @@ def trained_run(tiny_processed, tmp_path_factory):
             keep_threads(patch)
             # Figures take longer than the rest.
             patch.setattr(plotting, "save_figure", lambda figure, path: None)
-            process = run_here(script, *own, *common, *sizes, *arguments)
+            process = run_here(script, *own, *common, *sizes)
         assert process.returncode == 0, process.stderr
         (made,) = results.glob("*/*")
         return made
