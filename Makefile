@@ -1,7 +1,10 @@
 # make setup   virtual environment .venv with all that the scripts and tests need
 # make demo    features of open_speech/ (TIMIT=path: of any corpus that timit_processing.py reads), and
 #              both networks trained on them by symmetric e-prop, in two minutes, with figures
+# make gui     the page of nengo_gui with a trained LSNN; trains one first, in half a minute, where
+#              there is none (RUN=run folder: shows that one)
 # make test    all tests
+# make test_gui   that page in a real browser (needs chromium and chromium-driver)
 # make soak    kills, full disks, foreign input, memory and threads in the long run: one summary and
 #              soak.json, in less than 30 minutes on two cores (PART=name,name runs some)
 # make bench   seconds and memory of training: tables, JSON and figures as in benchmarks/README.md,
@@ -27,7 +30,10 @@ EXPERIMENTS := learning_rates_lsnn lsnn_starts lsnn_baselines lmu_memory \
 	learning_rates_lsnn_unidirectional lsnn_unidirectional lsnn_untrained_cells \
 	learning_rates_lstm lstm_rules
 
-.PHONY: setup demo test soak bench frame_errors results
+GUI := $(VENV)/installed_gui
+GUI_RUNS := $(DEMO)/gui
+
+.PHONY: setup demo gui test test_gui soak bench frame_errors results
 
 setup: $(STAMP)
 
@@ -43,6 +49,23 @@ demo: setup
 	$(PYTHON) solve_timit_with_framewise_lstm.py $(DEMO_FLAGS)
 	$(PYTHON) solve_timit_with_framewise_lsnn.py $(DEMO_FLAGS)
 	@echo "figures: $(DEMO)/processed/utterance.png and $(DEMO)/results/*/*/*.png"
+
+gui: $(GUI) $(if $(RUN),,$(GUI_RUNS)/trained)
+	$(PYTHON) nengo_gui_demo.py "$(or $(RUN),$$(cat $(GUI_RUNS)/trained))"
+
+$(GUI): requirements_pip_gui.txt | setup
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check -r $< selenium
+	touch $@
+
+$(GUI_RUNS)/trained: | setup
+	test -d $(DEMO)/processed || $(PYTHON) timit_processing.py --data_path="$(DEMO_DATA)" \
+		--output_path=$(DEMO)/processed
+	$(PYTHON) solve_timit_with_framewise_lsnn.py $(DEMO_FLAGS) --results=$(GUI_RUNS) --n_directions=1 \
+		--nomeasure_memory
+	ls -d $(GUI_RUNS)/*/*/ | tail -1 > $@
+
+test_gui: $(GUI)
+	$(PYTHON) -m pytest tests/inference/test_nengo_gui.py
 
 test: setup
 	$(PYTHON) -m pytest -n auto --dist loadfile

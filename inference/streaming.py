@@ -49,6 +49,7 @@ class Listener:
         self._layers = [cells(layer) for layer in run.network.layers]
         self._reads_all = run.network.config.loss_from_all_layers
         self._readout = ReadoutStream(run.network.readout)
+        self._state = self._readout.state()
         self._delay = self._n_late = run.flags["target_delay_frames"]
         self.spikes = []
 
@@ -76,7 +77,8 @@ class Listener:
             outputs.append(layer.frame(outputs[-1]))
         self.spikes.append(outputs[1])
         read = outputs[1:] if self._reads_all else outputs[-1:]
-        return self._readout.step(np.concatenate([output.mean(axis=0) for output in read]))
+        activity = np.concatenate([output.mean(axis=0) for output in read])
+        return self._readout.logits(self._state, activity @ self._readout.weights)
 
 
 class Features:
@@ -195,16 +197,24 @@ class LstmCells:
 
 
 class ReadoutStream:
-    """The readout of a network: logits of a frame from what it reads, filtered."""
+    """The readout of a network, frame by frame: a product, and a filter with a state.
+
+    Attributes:
+        weights: [n_in, columns] that the activity of a frame is multiplied by.
+        n_classes: of the logits.
+    """
 
     def __init__(self, readout):
-        self._w_out = readout.w_out.numpy().astype(float)
-        self.n_classes = self._w_out.shape[1]
+        self.weights = readout.w_out.numpy().astype(float)
+        self.n_classes = self.weights.shape[1]
         self._bias = 0.0 if readout.b_out is None else readout.b_out.numpy().astype(float)
         self._decay = readout.decay or 0.0
-        self._filtered = np.zeros(self.n_classes)
 
-    def step(self, activity):
-        """Logits [classes] of a frame's activity [n_in]."""
-        self._filtered = self._decay * self._filtered + activity @ self._w_out
-        return self._filtered + self._bias
+    def state(self):
+        """Before the first frame: arrays by name that `logits` changes."""
+        return {"filtered": np.zeros(self.n_classes)}
+
+    def logits(self, state, columns):
+        """Logits [classes] of a frame whose activity times the weights is `columns`."""
+        state["filtered"][...] = self._decay * state["filtered"] + columns
+        return state["filtered"] + self._bias
