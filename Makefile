@@ -1,4 +1,4 @@
-# make setup   virtual environment .venv with all that the scripts and tests need
+# make setup   virtual environment .venv with all that the scripts and tests need (some minutes)
 # make demo    features of open_speech/ (TIMIT=path: of any corpus that timit_processing.py reads), and
 #              both networks trained on them by symmetric e-prop, in two minutes, with figures
 # make gui     the page of nengo_gui with a trained LSNN; trains one first, in half a minute, where
@@ -22,6 +22,7 @@ STAMP := $(VENV)/installed
 TIMIT ?=
 DEMO := demo
 DEMO_DATA := $(or $(TIMIT),open_speech)
+DEMO_UTTERANCE := open_speech/test/dr1/felc0/u013620128.flac
 DEMO_FLAGS := --dataset=$(DEMO)/processed --results=$(DEMO)/results --eprop=symmetric \
 	--batch=8 --n_epochs=20 --print_every=20 --seed=1
 FRAME_ERRORS := frame_errors_lstm frame_errors_lsnn frame_errors_lsnn_long frame_errors_dense \
@@ -38,6 +39,7 @@ GUI_RUNS := $(DEMO)/gui
 setup: $(STAMP)
 
 $(STAMP): $(REQUIREMENTS) requirements_pip_nodeps.txt
+	@echo "installing into $(VENV): about 2 GB, some minutes"
 	$(PYTHON3) -m venv $(VENV)
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check -r $(REQUIREMENTS)
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-deps \
@@ -48,7 +50,11 @@ demo: setup
 	$(PYTHON) timit_processing.py --data_path="$(DEMO_DATA)" --output_path=$(DEMO)/processed --plot
 	$(PYTHON) solve_timit_with_framewise_lstm.py $(DEMO_FLAGS)
 	$(PYTHON) solve_timit_with_framewise_lsnn.py $(DEMO_FLAGS)
-	@echo "figures: $(DEMO)/processed/utterance.png and $(DEMO)/results/*/*/*.png"
+	@run=$$(ls -d $(DEMO)/results/solve_timit_with_framewise_lsnn/* | tail -1); \
+	echo; echo "an utterance:          $(DEMO)/processed/utterance.png"; \
+	echo "what the LSNN hears:   $$run/lsnn_utterance.png"; \
+	echo "transcribe one by it:  source $(VENV)/bin/activate"; \
+	echo "                       python3 transcribe.py $$run $(DEMO_UTTERANCE)"
 
 gui: $(GUI) $(if $(RUN),,$(GUI_RUNS)/trained)
 	$(PYTHON) nengo_gui_demo.py "$(or $(RUN),$$(cat $(GUI_RUNS)/trained))"

@@ -13,7 +13,7 @@ test set that is its metrics.json again, bit by bit. Takes some seconds.
 import os
 import sys
 
-from toolbox import command_line
+from toolbox import command_line  # isort: skip (first: it tells who has no environment)
 
 command_line.import_tensorflow()
 

@@ -15,10 +15,10 @@ import shutil
 import sys
 import tempfile
 
+from toolbox import command_line  # isort: skip (first: it tells who has no environment)
+
 import numpy as np
 from scipy.signal import lfilter
-
-from toolbox import command_line
 
 command_line.import_tensorflow()
 

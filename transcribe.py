@@ -12,9 +12,9 @@ brought to 16 kHz, mono. With `--stream` it is fed in chunks, to networks traine
 
 import os
 
-import numpy as np
+from toolbox import command_line  # isort: skip (first: it tells who has no environment)
 
-from toolbox import command_line
+import numpy as np
 
 command_line.import_tensorflow()
 

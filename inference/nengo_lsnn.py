@@ -163,7 +163,7 @@ def page(names, phns, parameters):
             return
         spoken = phns[(step - 1) // parameters.n_repeat % len(phns)]
         rows = (
-            f'<tr><td>{html.escape(names[k])}</td><td><div style="height:0.8em;background:'
+            f'<tr><td style="width:40px">{html.escape(names[k])}</td><td><div style="height:0.8em;background:'
             f'{"#2a7" if k == spoken else "#888"};width:{200 * probabilities[k]:.0f}px"></div></td></tr>'
             for k in np.argsort(-probabilities)[:N_BARS]
         )
