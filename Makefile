@@ -1,9 +1,12 @@
-# make setup   virtual environment .venv with all that the scripts and tests need
+# make setup   virtual environment .venv with all that the scripts and tests need (some minutes)
 # make demo    features of open_speech/ (TIMIT=path: of any corpus that timit_processing.py reads), and
 #              both networks trained on them by symmetric e-prop, in two minutes, with figures
+# make gui     the page of nengo_gui with a trained LSNN; trains one first, in half a minute, where
+#              there is none (RUN=run folder: shows that one)
 # make test    all tests
 # make test_cuda   tests of the engine for GPUs, without one: in a simulator, and compiled for each kind;
 #              in an environment of its own, .venv_cuda
+# make test_gui   that page in a real browser (needs chromium and chromium-driver)
 # make soak    kills, full disks, foreign input, memory and threads in the long run: one summary and
 #              soak.json, in less than 30 minutes on two cores (PART=name,name runs some)
 # make bench   seconds and memory of training: tables, JSON and figures as in benchmarks/README.md,
@@ -21,6 +24,7 @@ STAMP := $(VENV)/installed
 TIMIT ?=
 DEMO := demo
 DEMO_DATA := $(or $(TIMIT),open_speech)
+DEMO_UTTERANCE := open_speech/test/dr1/felc0/u013620128.flac
 DEMO_FLAGS := --dataset=$(DEMO)/processed --results=$(DEMO)/results --eprop=symmetric \
 	--batch=8 --n_epochs=20 --print_every=20 --seed=1
 FRAME_ERRORS := frame_errors_lstm frame_errors_lsnn frame_errors_lsnn_long frame_errors_dense \
@@ -29,11 +33,15 @@ EXPERIMENTS := learning_rates_lsnn lsnn_starts lsnn_baselines lmu_memory \
 	learning_rates_lsnn_unidirectional lsnn_unidirectional lsnn_untrained_cells \
 	learning_rates_lstm lstm_rules
 
-.PHONY: setup demo test test_cuda soak bench frame_errors results
+GUI := $(VENV)/installed_gui
+GUI_RUNS := $(DEMO)/gui
+
+.PHONY: setup demo gui test test_cuda test_gui soak bench frame_errors results
 
 setup: $(STAMP)
 
 $(STAMP): $(REQUIREMENTS) requirements_pip_nodeps.txt
+	@echo "installing into $(VENV): about 2 GB, some minutes"
 	$(PYTHON3) -m venv $(VENV)
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check -r $(REQUIREMENTS)
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-deps \
@@ -44,7 +52,28 @@ demo: setup
 	$(PYTHON) timit_processing.py --data_path="$(DEMO_DATA)" --output_path=$(DEMO)/processed --plot
 	$(PYTHON) solve_timit_with_framewise_lstm.py $(DEMO_FLAGS)
 	$(PYTHON) solve_timit_with_framewise_lsnn.py $(DEMO_FLAGS)
-	@echo "figures: $(DEMO)/processed/utterance.png and $(DEMO)/results/*/*/*.png"
+	@run=$$(ls -d $(DEMO)/results/solve_timit_with_framewise_lsnn/* | tail -1); \
+	echo; echo "an utterance:          $(DEMO)/processed/utterance.png"; \
+	echo "what the LSNN hears:   $$run/lsnn_utterance.png"; \
+	echo "transcribe one by it:  source $(VENV)/bin/activate"; \
+	echo "                       python3 transcribe.py $$run $(DEMO_UTTERANCE)"
+
+gui: $(GUI) $(if $(RUN),,$(GUI_RUNS)/trained)
+	$(PYTHON) nengo_gui_demo.py "$(or $(RUN),$$(cat $(GUI_RUNS)/trained))"
+
+$(GUI): requirements_pip_gui.txt | setup
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check -r $< selenium
+	touch $@
+
+$(GUI_RUNS)/trained: | setup
+	test -d $(DEMO)/processed || $(PYTHON) timit_processing.py --data_path="$(DEMO_DATA)" \
+		--output_path=$(DEMO)/processed
+	$(PYTHON) solve_timit_with_framewise_lsnn.py $(DEMO_FLAGS) --results=$(GUI_RUNS) --n_directions=1 \
+		--nomeasure_memory
+	ls -d $(GUI_RUNS)/*/*/ | tail -1 > $@
+
+test_gui: $(GUI)
+	$(PYTHON) -m pytest tests/inference/test_nengo_gui.py
 
 test: setup
 	$(PYTHON) -m pytest -n auto --dist loadfile

@@ -23,13 +23,14 @@ computed), `page` the reports of several plans and their tables into a page of w
 
 import os
 
+from toolbox import command_line  # isort: skip (first: it tells who has no environment)
+
 from absl import flags
 
 from exploration.page import write_page
 from exploration.report import write_report
 from exploration.runs import make_slots, run_plan, visible_gpus
 from exploration.search import STUDY_FILE, search
-from toolbox import command_line
 from toolbox.command_line import UserError
 
 

@@ -19,6 +19,8 @@ equation (1) in `lmu/matched.py` (float64), and `settings`, a JSON text.
 
 import os
 
+from toolbox import command_line  # isort: skip (first: it tells who has no environment)
+
 import numpy as np
 
 from layers import neurons
@@ -35,7 +37,6 @@ from lmu.report import (
 )
 from lmu.seeding import save_seed, seed_layer
 from speech.dataset import PREPROC_CHOICES, TimitDataset
-from toolbox import command_line
 from toolbox.command_line import UserError
 from toolbox.durable_files import write_json, write_whole
 

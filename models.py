@@ -27,7 +27,7 @@ import numpy as np
 import tensorflow as tf
 
 import eprop
-from layers import neurons
+from layers import kernels, neurons
 from layers.alif import ENGINES, AlifLayer
 from layers.kernels import InputMemory
 from layers.lstm import LSTM_ENGINES, N_DIRECTIONS, LstmLayer
@@ -515,6 +515,16 @@ class Network(tf.Module):
             for variable in module.variables
         }
 
+    def description(self):
+        """What `from_description` makes this network of again, but for its weights; for JSON."""
+        config = {name: kernels.described(value) for name, value in vars(self.config).items()}
+        return {
+            "model": self.name,
+            "n_features": self.n_features,
+            "n_outputs": self.readout.w_out.shape[-1],
+            "config": {**config, "dtype": self.config.dtype.name},
+        }
+
     def activity_sums(self, output, seq_len):
         """Sum of the activity, [n_out], and the number of frames that count.
 
@@ -766,3 +776,31 @@ class Lstm(Network):
         activity = tf.concat(activities, -1) if from_all else activities[-1]
         read = self.drop_out(activity, dropout_seed, len(self.layers))
         return Output(self.readout(read, seq_len, remembered), activity, ())
+
+
+# --------------------------------------------------------------------------- descriptions
+
+# Fields of a configuration that hold arrays, as JSON has them -> as they were.
+FROM_JSON = {
+    "parameters": lambda values: AlifParameters(**kernels.with_arrays(values)),
+    "readout_memory": kernels.from_description,
+    "input_memory": kernels.input_memory_from_description,
+}
+
+
+def from_description(description, **changes):
+    """The network of a `Network.description` as JSON has it, its weights still to be loaded.
+
+    Args:
+        changes: fields of its configuration that shall be others.
+
+    Raises:
+        KeyError, TypeError, ValueError, UserError: it is no such description.
+    """
+    network, config = {"lsnn": (Lsnn, LsnnConfig), "lstm": (Lstm, LstmConfig)}[description["model"]]
+    settings = {**description["config"], **changes}
+    settings["dtype"] = tf.as_dtype(settings["dtype"])
+    for name in FROM_JSON.keys() & settings.keys():
+        settings[name] = FROM_JSON[name](settings[name])
+    sizes = description["n_features"], description["n_outputs"]
+    return network(config(**settings), *sizes, np.random.default_rng(0))

@@ -11,13 +11,13 @@ brings along: test error 0.35, a minute on one core (docs/psmnist.md has the oth
 import copy
 import dataclasses
 
+from toolbox import command_line  # isort: skip (first: it tells who has no environment)
+
 import numpy as np
 from absl import flags as absl_flags
 from sklearn.linear_model import RidgeClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-
-from toolbox import command_line
 
 command_line.import_tensorflow()
 

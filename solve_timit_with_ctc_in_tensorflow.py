@@ -11,9 +11,9 @@ has the errors to expect.
 
 import types
 
-import numpy as np
+from toolbox import command_line  # isort: skip (first: it tells who has no environment)
 
-from toolbox import command_line
+import numpy as np
 
 command_line.import_tensorflow()
 

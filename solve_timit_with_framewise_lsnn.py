@@ -8,9 +8,9 @@ the 16-speaker sample, with --batch=8 --n_epochs=20 --print_every=20: half a min
 error 0.42 on the development set and 0.44 on the test set (README.md has the errors of all rules).
 """
 
-import numpy as np
+from toolbox import command_line  # isort: skip (first: it tells who has no environment)
 
-from toolbox import command_line
+import numpy as np
 
 command_line.import_tensorflow()
 

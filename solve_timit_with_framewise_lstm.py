@@ -7,9 +7,9 @@ the 16-speaker sample, with --batch=8 --print_every=20: a minute on two cores, f
 development set and 0.42 on the test set (README.md has the errors of all rules).
 """
 
-import numpy as np
+from toolbox import command_line  # isort: skip (first: it tells who has no environment)
 
-from toolbox import command_line
+import numpy as np
 
 command_line.import_tensorflow()
 

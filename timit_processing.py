@@ -47,6 +47,8 @@ import os
 import sys
 import textwrap
 
+from toolbox import command_line  # isort: skip (first: it tells who has no environment)
+
 from absl import flags
 
 from speech import checks
@@ -63,7 +65,7 @@ from speech.features import FEATURES, normalise
 from speech.labels import REDUCED_INDICES, label_step_samples
 from speech.plain_pickle import dump
 from speech.recordings import label_words, make_dataset, workers
-from toolbox import command_line, run_lock
+from toolbox import run_lock
 from toolbox.command_line import UserError
 from toolbox.durable_files import remove_leftovers, write_json, write_whole, write_whole_folder
 

@@ -25,9 +25,9 @@ import os
 import zipfile
 from typing import NamedTuple
 
-import numpy as np
+from toolbox import command_line  # isort: skip (first: it tells who has no environment)
 
-from toolbox import command_line
+import numpy as np
 
 command_line.import_tensorflow()
 

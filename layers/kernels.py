@@ -64,6 +64,47 @@ class DelayLine(NamedTuple):
         return StateSpace(a, np.eye(n)[0], np.eye(n)[self.delays])
 
 
+def described(value):
+    """A tuple of this module, or any NamedTuple, as dicts for JSON; other values as they are."""
+    if not hasattr(value, "_asdict"):
+        return value
+    return {name: described(field) for name, field in value._asdict().items()}
+
+
+def with_arrays(values):
+    """What JSON makes of `described`, with its lists as arrays again."""
+    return {name: np.array(v) if isinstance(v, list) else v for name, v in values.items()}
+
+
+def from_description(values):
+    """The StateSpace or DelayLine of `described` as JSON has it; None of None."""
+    if values is None:
+        return None
+    return (DelayLine if "delays" in values else StateSpace)(**with_arrays(values))
+
+
+def input_memory_from_description(values):
+    """As `from_description`, an InputMemory."""
+    if values is None:
+        return None
+    arrays = with_arrays(values)
+    return InputMemory(**{**arrays, "kernels": from_description(values["kernels"])})
+
+
+class Stream:
+    """What `kernels` hold of n signals that come frame by frame."""
+
+    def __init__(self, kernels, n):
+        self._system = kernels.state_space()
+        self._x = np.zeros((n, len(self._system.b)))
+
+    def step(self, u):
+        """h_f [n, order] of u_f [n]."""
+        a, b, c = self._system
+        self._x = self._x @ a.T + u[:, np.newaxis] * b
+        return self._x @ c.T
+
+
 class InputMemory(NamedTuple):
     """A memory in front of the cells: m_f of the channels x_f E, each column divided by its `rms`."""
 

@@ -97,6 +97,24 @@ def alif_parameters(
     )
 
 
+class State(NamedTuple):
+    """Of neurons between two steps, arrays [n] that a step changes."""
+
+    v: np.ndarray
+    a: np.ndarray
+    r: np.ndarray
+    z: np.ndarray  # 0 or 1/dt
+
+
+def fire(state, parameters):
+    """(2) and (4) to (6) of a step whose potential (3) is there; without `reference_quirks`."""
+    v, a, r, z = state
+    a[...] = parameters.rho * a + z  # (2)
+    is_above = v - parameters.thr - parameters.beta * a > 0  # (4)
+    z[...] = (is_above & (r <= 0.1)) / parameters.dt_ms  # (5)
+    r[...] = np.clip(r + parameters.n_ref * z - 1, 0, parameters.n_ref)  # (6)
+
+
 def scaled_normal(random_generator, n_in, n_out, weight_scale, directions=2):
     """[directions, n_in, n_out] initial weights of a layer, weight_scale * N(0, 1) / sqrt(n_in)."""
     shape = (directions, n_in, n_out)

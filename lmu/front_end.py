@@ -15,9 +15,11 @@ own; the readout sees it too; each column is divided by its root mean square; an
 starts at random, with channels of unit variance, and learns (learned).
 """
 
+from typing import NamedTuple
+
 import numpy as np
 
-from layers.kernels import InputMemory, StateSpace
+from layers.kernels import InputMemory, StateSpace, described, from_description, with_arrays
 from lmu import legendre, readout_memory
 from lmu.memory import principal_directions
 from toolbox.command_line import UserError, check_unread
@@ -68,6 +70,27 @@ def from_flags(flag_values):
     )
 
 
+class FrontEnd(NamedTuple):
+    """A front end: called with features [frames, features], it answers [frames, features + q d]."""
+
+    projection: np.ndarray  # [features, q]
+    kernels: tuple  # StateSpace or DelayLine
+    std: np.ndarray  # [q d], of the past in the training set
+
+    def __call__(self, features):
+        past = _held([features], self.projection, self.kernels) / self.std
+        return np.concatenate([features, past], axis=1).astype(np.float32)
+
+    def description(self):
+        """As dicts for JSON."""
+        return described(self)
+
+    @classmethod
+    def from_description(cls, values):
+        """The front end of a description as JSON has it."""
+        return cls(**{**with_arrays(values), "kernels": from_description(values["kernels"])})
+
+
 def make_front_end(kind, utterances, n_static, n_channels, order, theta_ms):
     """The front end that the training set defines.
 
@@ -78,7 +101,7 @@ def make_front_end(kind, utterances, n_static, n_channels, order, theta_ms):
         n_channels, order, theta_ms: q, d and theta (milliseconds of speech).
 
     Returns:
-        Function: features [frames, features] -> [frames, features + q d] float32.
+        `FrontEnd`.
 
     Raises:
         UserError: more channels than static features, theta without a frame for each delay, or a
@@ -88,12 +111,7 @@ def make_front_end(kind, utterances, n_static, n_channels, order, theta_ms):
     projection = _principal(utterances, n_static, n_channels)
     std = _held(utterances, projection, kernels).std(axis=0)
     _check_columns(kind, std)
-
-    def append_past(features):
-        past = _held([features], projection, kernels) / std
-        return np.concatenate([features, past], axis=1).astype(np.float32)
-
-    return append_past
+    return FrontEnd(projection, kernels, std)
 
 
 def make_input_memory(

@@ -112,7 +112,6 @@ def build_network(
     """
     alpha, thr = matched.common_alpha(parameters), float(parameters.thr[0])
     n, d = encoders.shape
-    frame_s = parameters.n_repeat * parameters.dt_ms / 1000
     tau_steps = -1 / np.log(alpha)
     tau_s = tau_steps * parameters.dt_ms / 1000
     membrane = {
@@ -141,8 +140,7 @@ def build_network(
         return population
 
     with nengo.Network(label="Legendre memory", seed=seed) as network:
-        process = nengo.processes.PresentInput(features, presentation_time=frame_s)
-        network.features = nengo.Node(process, label="features")
+        network.features = frames_node(features, parameters)
         network.regular = ensemble(slice(n_regular), nengo.LIF(**membrane), "regular")
         network.state = nengo.Node(size_in=d, label="state")
         channels = tau_steps * b @ projection.T
@@ -163,6 +161,19 @@ def build_network(
         network.state_probe = nengo.Probe(network.state)
         network.spike_probe = nengo.Probe(network.regular.neurons)
     return network
+
+
+def frames_node(features, parameters):
+    """Node that shows features [frames, features] again and again, each frame for its steps.
+
+    It counts in steps: with 32-bit times `nengo.processes.PresentInput` is a step off here and there.
+    """
+    dt_s = parameters.dt_ms / 1000
+
+    def frame(t):
+        return features[(round(t / dt_s) - 1) // parameters.n_repeat % len(features)]
+
+    return nengo.Node(frame, label="features")
 
 
 def run(network, parameters, n_steps):

@@ -114,6 +114,28 @@ class Split:
         return sorted(indices, key=lambda i: len(self.phns[i]))
 
 
+class Scaling(NamedTuple):
+    """By what the features of a data set were normalised, all of it of its training frames."""
+
+    mean: np.ndarray  # [features], (3)
+    std: np.ndarray  # [features], (3), floored
+    # Of the static features before they were written, by `timit_processing.py`; None if unknown.
+    static_mean: np.ndarray | None  # [static]
+    static_scale: np.ndarray | None  # [static]
+
+    def __call__(self, expanded):
+        """(3) of features [frames, features]."""
+        return ((expanded - self.mean) / self.std).astype(np.float32)
+
+    def of_static(self, raw):
+        """Static features [frames, static] as the folder would hold them."""
+        return ((raw - self.static_mean) / self.static_scale).astype(np.float32)
+
+    def raw(self, static):
+        """Static features [frames, static] as they were before they were normalised."""
+        return static * self.static_scale + self.static_mean
+
+
 class TimitDataset:
     """Training, development and test utterances of one kind of features.
 
@@ -126,12 +148,16 @@ class TimitDataset:
         phn_list: names of the classes; index 0 is silence.
         reduced_phn_list: names of the 39 reduced classes.
         fold_to_reduced: [n_phns] int64, reduced class of each class.
+        scaling: `Scaling` of the features.
+        front_end: what `extend` has appended; None for nothing.
         processing: content of the folder's `processing.json`, None where there is none.
         note: what has to stand beside errors on this corpus, a line; "" for nothing.
         checksum: of the features, labels and names as read, SHA-256; equal for equal data.
     """
 
-    def __init__(self, path, preproc="mfccs", reduced_phns=True, target_delay_frames=0):
+    def __init__(
+        self, path, preproc="mfccs", reduced_phns=True, target_delay_frames=0, trained=None
+    ):
         """Read a dataset folder.
 
         Args:
@@ -139,10 +165,13 @@ class TimitDataset:
             preproc: one of `PREPROC_CHOICES`.
             reduced_phns: 39 classes instead of 61.
             target_delay_frames: label each frame with the phone of so many frames ago.
+            trained: (checksum, scaling) of another data set: where these are other data, their
+                features are brought back by their own scaling and normalised by that one.
 
         Raises:
             UserError: the folder is missing, incomplete, inconsistent, holds other features, or
-                one of its pickles holds more than arrays of numbers and plain values.
+                one of its pickles holds more than arrays of numbers and plain values; it is to be
+                scaled anew, and how it was scaled is not known.
         """
         if preproc in _NEVER_PRODUCED:
             raise UserError(
@@ -167,20 +196,37 @@ class TimitDataset:
         _check_widths(path, preproc, utterances)
         self.checksum = _checksum(self.phn_list, utterances)
         expand = np.asarray if preproc == "htk" else with_deltas
-        mean, std = _statistics(expand, utterances["train"][0])
+        own = Scaling(
+            *_statistics(expand, utterances["train"][0]),
+            *_read_static_scaling(path, preproc, self.processing, utterances),
+        )
+        is_same = trained is None or trained[0] == self.checksum
+        self.scaling = own if is_same else trained[1]
+        rescale = np.asarray if is_same else _rescaling(path, own, self.scaling)
         self.train, self.develop, self.test = (
             Split(
-                [((expand(f) - mean) / std).astype(np.float32) for f in static],
+                [self.scaling(expand(rescale(f))) for f in static],
                 [_delayed(labels, target_delay_frames) for labels in phns],
                 metadata,
             )
             for static, phns, metadata in utterances.values()
         )
-        self.n_features = len(mean)
+        self.n_features = len(self.scaling.mean)
+        self.front_end = None
         self.n_static = utterances["train"][0][0].shape[1]
+
+    def description(self):
+        """What a network trained on these data needs to hear others, for JSON."""
+        return {
+            "phones": self.phn_list,
+            "scaling": self.scaling._asdict(),
+            "front_end": self.front_end and self.front_end.description(),
+            "processing": self.processing,
+        }
 
     def extend(self, append):
         """Replace the features of all utterances by `append(features)` [frames, more features]."""
+        self.front_end = append
         for split in (self.train, self.develop, self.test):
             split.features = [append(features) for features in split.features]
         self.n_features = self.train.features[0].shape[1]
@@ -278,6 +324,21 @@ def _names(metadata):
     ]
 
 
+def _rescaling(path, own, other):
+    """Function that brings static features of one `Scaling` to another one.
+
+    Raises:
+        UserError: one of them is not known.
+    """
+    for scaling, data in ((own, f"'{path}'"), (other, "the data of the training")):
+        if scaling.static_mean is None:
+            raise UserError(
+                f"'{path}' holds other data than the training, and {data} do not tell how they were "
+                "normalised: process both with timit_processing.py"
+            )
+    return lambda static: other.of_static(own.raw(static)).astype(np.float64)
+
+
 # Reading and checking the folder
 
 
@@ -290,6 +351,22 @@ def _read_processing(path):
     if not isinstance(processing, dict):
         raise UserError(f"'{file}' holds no JSON object with the settings: {REMAKE}")
     return processing
+
+
+def _read_static_scaling(path, preproc, processing, utterances):
+    """(mean, scale) [static] of the folder's features before they were written; None if unknown."""
+    kind = _FEATURES[preproc][0].removesuffix(".pickle")
+    try:
+        found = processing["normalisation"][kind]
+        mean, scale = (np.array(found[name], np.float64) for name in ("mean", "scale"))
+    except (TypeError, KeyError):
+        return None, None  # of the authors' script
+    except ValueError:
+        mean = scale = np.array(np.nan)
+    shape = utterances["train"][0][0].shape[1:]
+    if not (mean.shape == scale.shape == shape and np.isfinite(mean).all() and np.all(scale > 0)):
+        raise UserError(f"'{path}': the normalisation in processing.json is damaged: {REMAKE}")
+    return mean, scale
 
 
 def _read_classes(path):

@@ -42,6 +42,16 @@ FOLD_61_TO_39 = {phone: phone for phone in PHONES_61} | {
     phone: reduced for reduced, phones in _FOLDED.items() for phone in phones.split()
 }
 
+BROAD_CLASSES = {  # of PHONES_39
+    "vowels": "aa ae ah aw ay eh er ey ih iy ow oy uh uw",
+    "stops": "b d g p t k dx",
+    "affricates": "ch jh",
+    "fricatives": "dh f hh s sh th v z",
+    "nasals": "m n ng",
+    "liquids and glides": "l r w y",
+    "silence": "sil",
+}
+
 CORE_TEST_SPEAKERS = frozenset("""
     dr1/felc0 dr1/mdab0 dr1/mwbt0 dr2/fpas0 dr2/mtas1 dr2/mwew0 dr3/fpkt0 dr3/mjmp0
     dr3/mlnt0 dr4/fjlm0 dr4/mlll0 dr4/mtls0 dr5/fnlp0 dr5/mbpm0 dr5/mklt0 dr6/fmgd0

@@ -44,17 +44,7 @@ def plot_utterance(audio, sample_rate_hz, filter_banks, phone_spans, title):
     waveform.plot(np.arange(len(audio)) / sample_rate_hz, audio, color=BLUE, linewidth=0.4)
     label_axes(waveform, y="amplitude\n(of full scale)")
 
-    power_db, extent = _spectrogram_db(audio, sample_rate_hz)
-    image = spectrum.imshow(
-        power_db,
-        extent=extent,
-        origin="lower",
-        aspect="auto",
-        cmap="magma",
-        vmin=-SPECTRUM_RANGE_DB,
-        vmax=0,
-    )
-    label_axes(spectrum, y="frequency (kHz)")
+    image = draw_spectrogram(spectrum, audio, sample_rate_hz)
     colour_bar(figure, grid[1, 1], image, "power\n(dB re peak)")
 
     # Frame k is drawn over the 10 ms that its label is taken from; its 25-ms window is longer.
@@ -79,6 +69,25 @@ def plot_utterance(audio, sample_rate_hz, filter_banks, phone_spans, title):
     draw_phones(phones, spans_s, [phone_fill(phone) for _, _, phone in spans_s])
     label_axes(phones, x="time (s)", y="phones")
     return figure
+
+
+def draw_spectrogram(axes, audio, sample_rate_hz, units_per_s=1):
+    """Draw the spectrogram of audio [samples] over a time axis with so many units a second.
+
+    Returns:
+        The image.
+    """
+    power_db, (left_s, right_s, *frequencies_khz) = _spectrogram_db(audio, sample_rate_hz)
+    label_axes(axes, y="frequency (kHz)")
+    return axes.imshow(
+        power_db,
+        extent=(left_s * units_per_s, right_s * units_per_s, *frequencies_khz),
+        origin="lower",
+        aspect="auto",
+        cmap="magma",
+        vmin=-SPECTRUM_RANGE_DB,
+        vmax=0,
+    )
 
 
 def _spectrogram_db(audio, sample_rate_hz):

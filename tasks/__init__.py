@@ -6,6 +6,7 @@ A task has, for the training loop and the networks,
     n_features, n_classes       columns of the input, and of the logits
     targets_spec                tf.TensorSpec of a batch's targets
     checksum, note              of the data; what has to stand beside errors on them
+    description()               what inference needs to know of the data, for JSON
     n_training_batches(size), training_batches(size, random_generator), batches(split, size)
                                 batches are tuples (features, targets, seq_len) with `names`
     losses(logits, targets, seq_len), answers(logits, seq_len)          in TensorFlow

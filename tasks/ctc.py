@@ -123,6 +123,9 @@ class Ctc:
         penalties = penalties_from_flags(flag_values)
         return cls(dataset, quirks, flag_values.reduced_phns, penalties)
 
+    def description(self):
+        return self.dataset.description() | {"phones": self._class_names()[:-1]}
+
     # Batches
 
     def n_training_batches(self, batch_size):
@@ -167,6 +170,7 @@ class Ctc:
         n_reduced = len(PHONES_39)
         sums = dict.fromkeys((*RATES, *EDITS, "n_labels", "n_answered"), 0)
         confusions = np.zeros((n_reduced + 1, n_reduced + 1), np.int64)  # the last: nothing
+        label_counts = np.zeros(n_reduced + 1, np.int64)
         for phns, n_frames, answer in zip(batch.phns, batch.seq_len, answers):
             labels = collapsed(self._reduced[self._labels(phns[:n_frames])])
             said = collapsed(self._reduced[answer[answer >= 0]])
@@ -176,6 +180,7 @@ class Ctc:
             n_edits = Levenshtein.distance(*voiced)
             sums["phone_error_rate_without_silence"] += n_edits / max(len(voiced[1]), 1)
             sums["n_labels"] += len(labels)
+            np.add.at(label_counts, labels, 1)
             sums["n_answered"] += len(said)
             for edit in edits:
                 # `edits` turn the answer into the labels: what they delete was inserted.
@@ -184,7 +189,7 @@ class Ctc:
                 true = n_reduced if kind == 0 else labels[edit.dest_pos]
                 answered = n_reduced if kind == 1 else said[edit.src_pos]
                 confusions[true, answered] += 1
-        return {**sums, "confusions": confusions}
+        return {**sums, "confusions": confusions, "label_counts": label_counts}
 
     def metrics(self, sums, n_utterances):
         """The metrics of a split."""

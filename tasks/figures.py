@@ -122,7 +122,7 @@ def plot_lsnn_utterance(
     draw_phones(answer_axes, spans, fills, name_all=False)
     label_axes(answer_axes, y="answers\n(orange:\nwrong)")
 
-    image = _draw_probabilities(class_axes, logits, class_names, true_runs)
+    image = draw_probabilities(class_axes, logits, class_names, true_runs)
     label_axes(
         class_axes,
         x=f"frame (one: {FRAME_HOP_MS:g} ms of speech, {n_repeat} simulated steps)",
@@ -195,7 +195,7 @@ def plot_confusion_matrix(counts, class_names, title, what="phone", counted="fra
     return figure
 
 
-def _draw_probabilities(axes, logits, class_names, true_runs):
+def draw_probabilities(axes, logits, class_names, true_runs):
     """Draw softmax(logits) with a box around the true class of every run; returns the image."""
     exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
     probabilities = exponentials / exponentials.sum(axis=1, keepdims=True)
@@ -300,7 +300,7 @@ def plot_lsnn_digit(pixels, spikes, logits, label, n_repeat, n_regular, n_direct
     label_axes(pixel_axes, y="pixel")
     draw_raster(raster_axes, spikes, n_repeat, n_regular, n_directions)
     names = [str(digit) for digit in range(logits.shape[1])]
-    image = _draw_probabilities(class_axes, logits, names, [(0, n_frames, label)])
+    image = draw_probabilities(class_axes, logits, names, [(0, n_frames, label)])
     label_axes(class_axes, x="pixels read", y="digit\n(box: true)")
     colour_bar(figure, grid[2, 1], image, "probability")
     return figure

@@ -115,6 +115,10 @@ class Framewise:
         dataset = read_dataset(flag_values, flag_values.reduced_phns, make_front_end)
         return cls(dataset, quirks, padding_counts, flag_values.truncT)
 
+    def description(self):
+        """What inference needs to know of the data, for JSON."""
+        return self.dataset.description()
+
     # Batches
 
     def n_training_batches(self, batch_size):

@@ -141,6 +141,10 @@ class PsMnist:
         print(f"digits: {sizes}; {side**2} pixels, {task.n_features} features each")
         return task
 
+    def description(self):
+        """Nothing: no script hears digits."""
+        return {}
+
     # Batches
 
     def n_training_batches(self, batch_size):

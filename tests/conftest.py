@@ -14,7 +14,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest  # noqa: E402
 
-from helpers import REPOSITORY, run_in, write_corpus  # noqa: E402
+from helpers import REPOSITORY, keep_threads, run_in, write_corpus  # noqa: E402
 
 SHARED = os.path.join(os.path.dirname(REPOSITORY), "shared")
 
@@ -87,10 +87,7 @@ def eager():
 @pytest.fixture
 def threads_as_they_are(monkeypatch):
     """A script may run in this process, in which TensorFlow's threads are set for good."""
-    import tensorflow as tf
-
-    for name in ("set_intra_op_parallelism_threads", "set_inter_op_parallelism_threads"):
-        monkeypatch.setattr(tf.config.threading, name, lambda n_threads: None)
+    keep_threads(monkeypatch)
 
 
 @pytest.fixture

@@ -58,6 +58,14 @@ def write_corpus(folder, n_train=1, n_develop=1, n_test=1, name=lambda stem: ste
             shutil.copy(f"{source}.{kind}", f"{target}.{kind}")
 
 
+def keep_threads(monkeypatch):
+    """Have scripts leave TensorFlow's threads alone, which are set for good in this process."""
+    import tensorflow as tf
+
+    for name in ("set_intra_op_parallelism_threads", "set_inter_op_parallelism_threads"):
+        monkeypatch.setattr(tf.config.threading, name, lambda n_threads: None)
+
+
 LIMIT_S = 1200  # of a process: only what hangs takes so long, however busy the machine is
 
 
@@ -76,12 +84,15 @@ def run_in(folder, script, *arguments, timeout_s=LIMIT_S, **environment):
     )
 
 
+TAKE_ARGUMENTS = ("verify_eprop", "evaluate_model", "transcribe", "nengo_gui_demo")
+
+
 def run_here(script, *arguments):
     """What a script would do, by its module and in this process, which has TensorFlow already."""
     from toolbox import command_line
 
     command, out, err = [script.__file__, *map(str, arguments)], io.StringIO(), io.StringIO()
-    n_positional = -1 if script.__name__ == "verify_eprop" else 0
+    n_positional = -1 if script.__name__ in TAKE_ARGUMENTS else 0
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             command_line.run(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers import LIMIT_S, REPOSITORY
+from helpers import LIMIT_S, REPOSITORY, assert_user_error
 
 ROOT = Path(REPOSITORY)
 # Files by room; a module at the top is a room of its own.
@@ -52,6 +52,16 @@ def test_a_room_imports_what_it_may(room):
         assert not set(imported(path)) & TESTS_OWN, path
         if path.name == "__init__.py":
             assert len(ast.parse(path.read_text()).body) == 1  # its docstring
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in ROOT.glob("*.py") if "command_line.run(" in p.read_text()]
+)
+def test_a_script_says_what_to_do_without_the_environment(path):
+    """-S: nothing that is installed can be imported."""
+    command = [sys.executable, "-S", path]
+    process = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S)
+    assert_user_error(process, "absl is not installed", "source .venv/bin/activate")
 
 
 def test_neither_tensorflow_nor_pyplot_is_imported_where_it_is_not_needed():

@@ -16,8 +16,16 @@ import sys
 import tempfile
 import threading
 
-from absl import flags
-from tqdm import tqdm
+try:
+    from absl import flags
+    from tqdm import tqdm
+except ModuleNotFoundError as error:
+    print(
+        f"error: {error.name} is not installed for {sys.executable}: run `make setup` once, then "
+        "`source .venv/bin/activate` in every shell",
+        file=sys.stderr,
+    )
+    sys.exit(2)
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130  # what a shell reports after Ctrl-C

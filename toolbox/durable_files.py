@@ -16,6 +16,8 @@ import shutil
 import sys
 import tempfile
 
+import numpy as np
+
 _SUFFIX = ".partial"  # of temporary names
 
 
@@ -42,9 +44,9 @@ def write_whole(path, mode="wb"):
 
 
 def write_json(path, value):
-    """Write a value as indented JSON."""
+    """Write a value as indented JSON, arrays as lists."""
     with write_whole(path, "w") as file:
-        json.dump(value, file, indent=2)
+        json.dump(value, file, indent=2, default=np.ndarray.tolist)
         file.write("\n")
 
 

@@ -80,6 +80,9 @@ def run(experiment, flag_values):
             )
             labels = flag_values.comment, flag_values.run_id
             folder = run_folder.make(flag_values.results, experiment.script, labels, record, held)
+        if is_chief:
+            with run_folder.told_how_to_continue(folder, beside):
+                run_folder.describe(folder, network, task)
         train(
             network,
             task,

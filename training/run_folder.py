@@ -32,6 +32,9 @@ PACKAGES = (
     "nengolib",
 )
 
+INFERENCE_FILE = "inference.json"
+INFERENCE_VERSION = 1  # of its content
+
 
 def make(parent, script, labels, record, held):
     """Create `<parent>/<script>/<time>_<labels>/`, lock it and save what the run depends on.
@@ -103,6 +106,15 @@ def surroundings(checksum=None, engine=None):
         "engine": engine,
         "data_sha256": checksum,
     }
+
+
+def describe(folder, network, task):
+    """Write what inference needs beside weights and flags: INFERENCE_FILE, and `processing.json`."""
+    data = task.description()
+    if processing := data.pop("processing", None):
+        write_json(os.path.join(folder, "processing.json"), processing)
+    content = {"version": INFERENCE_VERSION, "network": network.description(), "data": data}
+    write_json(os.path.join(folder, INFERENCE_FILE), content)
 
 
 def read_record(folder):

@@ -40,7 +40,7 @@ class Schedule(NamedTuple):
             return rate * (1 + (self.lr_final - 1) * min(done, 1))
         if self.lr_decay_every > 0:
             rate *= self.lr_decay ** (iteration // self.lr_decay_every)
-        if self.lr_decay_share > 0:
+        if self.lr_decay_share * n_iterations > 0:
             rate *= self.lr_decay ** (iteration // (self.lr_decay_share * n_iterations))
         return rate
 

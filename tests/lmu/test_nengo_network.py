@@ -296,10 +296,10 @@ def test_neurons_of_different_membranes_are_refused():
 
 
 def test_nengo_gui_finds_a_network_that_runs():
-    # nengo_gui executes a file's text with no name but `__file__` defined, and takes `model`.
+    # nengo_gui executes a file's text with few names defined, and takes `model`.
     path = f"{REPOSITORY}/nengo_gui_demo.py"
     with open(path) as file:
-        names = {"__file__": path}
+        names = {"__file__": path, "__page__": None}
         exec(compile(file.read(), path, "exec"), names)
     network = names["model"]
     assert isinstance(network, nengo.Network)

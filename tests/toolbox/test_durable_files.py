@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from helpers import REPOSITORY
@@ -130,6 +131,11 @@ def test_json_is_readable_by_people_and_programs(tmp_path):
     text = (tmp_path / "value.json").read_text(encoding="utf-8")
     assert json.loads(text) == value
     assert text.count("\n") > 4 and text.endswith("}\n")
+
+
+def test_arrays_are_written_as_lists(tmp_path):
+    write_json(tmp_path / "value.json", {"x": np.array([[0.1, 2]])})
+    assert json.loads((tmp_path / "value.json").read_text()) == {"x": [[0.1, 2.0]]}
 
 
 def test_a_value_that_is_no_json_leaves_the_old_file(tmp_path):

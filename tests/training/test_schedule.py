@@ -56,5 +56,6 @@ def test_the_scripts_differ_in_their_schedules(script, expected):
 def test_a_decay_by_a_share_of_all_iterations():
     once = Schedule(0.01, lr_decay_share=0.7)
     assert [once.rate(i, 10) for i in (0, 6, 7, 9)] == pytest.approx([0.01, 0.01, 0.003, 0.003])
+    assert once.rate(0, 0) == 0.01  # of a run without a step
     often = Schedule(0.01, lr_decay=0.5, lr_decay_share=0.25)
     assert [often.rate(i, 8) for i in (1, 2, 4, 7)] == pytest.approx([0.01, 5e-3, 2.5e-3, 1.25e-3])

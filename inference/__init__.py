@@ -1,0 +1,1 @@
+"""What was trained, in use: runs evaluated on any data, speech transcribed, networks in Nengo."""
