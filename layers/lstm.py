@@ -12,6 +12,7 @@ written out, on the CPU; `cudnn` is Keras' layer, which calls cuDNN on a GPU, wi
 from its outputs alone.
 """
 
+import functools
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -107,6 +108,8 @@ class LstmLayer(tf.Module):
         self.n_directions = len(kernel)
         self.n_cells = bias.shape[-1] // (1 if plain else 4)
         self.step = tanh_step if plain else lstm_step
+        if engine == "cudnn":
+            _keras_layer(self.n_cells, dtype.name)
         self.reference_quirks = reference_quirks
 
     def __call__(self, inputs, seq_len, stop_recurrence, output_probe=None, record=False):
@@ -185,6 +188,14 @@ class LstmLayer(tf.Module):
         return [tf.transpose(x, [1, 2, 0, *range(3, len(x.shape))]) for x in outputs]
 
 
+@functools.cache
+def _keras_layer(n_cells, dtype):
+    """Keras' layer without weights; it has a variable, which no tf.function may make."""
+    layer = tf.keras.layers.LSTM(n_cells, return_sequences=True, dtype=dtype)
+    layer.cell.built = True  # its weights are set in each call
+    return layer
+
+
 def keras_lstm(inputs, kernel, bias):
     """Outputs m of LSTM cells by Keras' layer: by cuDNN on a GPU, elsewhere in a loop.
 
@@ -203,8 +214,7 @@ def keras_lstm(inputs, kernel, bias):
         return tf.concat([i, f, j, o], -1)
 
     def outputs(inputs, kernel, bias):
-        layer = tf.keras.layers.LSTM(n_cells, return_sequences=True, dtype=inputs.dtype.name)
-        layer.cell.built = True  # with these weights in place of variables of its own
+        layer = _keras_layer(n_cells, inputs.dtype.name)
         i, j, f, o = tf.split(bias, 4)
         layer.cell.bias = as_keras(tf.concat([i, j, f + FORGET_BIAS, o], 0))
         n_in = inputs.shape[-1]
