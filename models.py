@@ -400,7 +400,7 @@ class Network(tf.Module):
     def description(self):
         """What `from_description` makes this network of again, but for its weights; for JSON."""
         config = vars(self.config)
-        tuples = {name: config[name]._asdict() for name in TUPLES.keys() & config.keys()}
+        tuples = {name: config[name]._asdict() for name in TUPLES if config.get(name)}
         return {
             "model": self.name,
             "n_features": self.n_features,
@@ -645,7 +645,7 @@ class Lstm(Network):
 
 # --------------------------------------------------------------------------- descriptions
 
-TUPLES = {"parameters": AlifParameters}  # fields of a configuration that hold arrays
+TUPLES = {"parameters": AlifParameters}  # fields of configurations that hold arrays, or None
 
 
 def from_description(description, **changes):
@@ -660,10 +660,9 @@ def from_description(description, **changes):
     network, config = {"lsnn": (Lsnn, LsnnConfig), "lstm": (Lstm, LstmConfig)}[description["model"]]
     settings = {**description["config"], **changes}
     settings["dtype"] = tf.as_dtype(settings["dtype"])
-    for name in TUPLES.keys() & settings.keys():
-        values = settings[name].items()
-        settings[name] = TUPLES[name](
-            **{key: np.array(value) if isinstance(value, list) else value for key, value in values}
-        )
+    for name, kind in TUPLES.items():
+        if values := settings.get(name):
+            arrays = {key: np.array(value) for key, value in values.items() if type(value) is list}
+            settings[name] = kind(**{**values, **arrays})
     sizes = description["n_features"], description["n_outputs"]
     return network(config(**settings), *sizes, np.random.default_rng(0))

@@ -27,14 +27,14 @@ def test_the_network_is_the_one_that_was_trained(kind, trained_run, tiny_process
     assert run.network.weights().keys() == set(weights.files)
     for name, variable in run.network.weights().items():
         np.testing.assert_array_equal(variable.numpy(), weights[name])
-    assert run.network.config.n_directions == (1 if kind == "lsnn" else 2)
+    assert run.network.config.n_directions == (2 if kind == "lstm" else 1)
     assert run.network.config.rule == "bptt"
     if kind == "lsnn":
         assert len(set(run.network.parameters.alpha)) == 2
     assert run.class_names[0] == ("h#" if kind == "lstm" else "sil")
     assert (run.class_names[-1] == "blank") == (kind == "ctc") == run.is_ctc
     assert len(run.class_names) == weights["readout/w_out"].shape[1]
-    assert (run.front_end is None) == (kind != "lsnn")
+    assert (run.front_end is None) == (kind == "lstm")
 
     data = TimitDataset(tiny_processed, run.flags["preproc"])
     for mine, its in zip(run.scaling, data.scaling):
