@@ -70,12 +70,13 @@ def page_lines(experiments, folders):
     is_sample = all(plan.flags.get("dataset") == SAMPLE for plan in plans)
     hours = [experiment.runs["hours"].sum(skipna=False) for experiment in experiments.values()]
     n_runs = sum(len(experiment.runs) for experiment in experiments.values())
+    scripts = " and ".join(f"`{script}`" for script in sorted({plan.script for plan in plans}))
     lines = [
         "# Results",
         "",
-        "Errors (fractions; each section names its metric, see the README) of LSNNs and LSTMs on "
-        "TIMIT. The numbers, and the sentences on what is lower or higher than what, are written "
-        "from the runs by",
+        "Errors (fractions; each section names its metric, see the README) of the networks that "
+        f"{scripts} train. The numbers, and the sentences on what is lower or higher than what, "
+        "are written from the runs by",
         "",
         "```",
         shlex.join(["python3", "explore_parameters.py", "page", *folders]),

@@ -138,7 +138,7 @@ def test_a_plan_of_one_axis_has_one_table_of_its_metrics(tmp_path, page_of):
     assert "| start | late development error | test error |" in text
     assert "The 6 runs took 12.0 hours" in text and "| LMU | 0.560 [0.535, 0.585] |" in text
     assert "* Against start 'scaled random': **no difference shown**: LMU.\n" in text
-    assert "Does it help" not in text
+    assert "Does it help" not in text and f"networks that `{SCRIPT}.py` train" in text
 
 
 def test_there_is_no_page_of_nothing(tmp_path, page_of):
