@@ -1,9 +1,9 @@
 # make setup   virtual environment .venv with all that the scripts and tests need
 # make demo    features of open_speech/ (TIMIT=path: of any corpus that timit_processing.py reads), and
 #              both networks trained on them by symmetric e-prop, in two minutes, with figures
-# make test    all tests
-# make soak    kills, full disks, foreign input, memory and threads in the long run: one summary and
-#              soak.json, in less than 30 minutes on two cores (PART=name,name runs some)
+# make test    all tests but those that take long, in four minutes on two cores
+# make soak    the other tests; kills, full disks, foreign input, memory and threads in the long run:
+#              one summary and soak.json, in less than 30 minutes on two cores (PART=name,name runs some)
 # make bench   seconds and memory of training: tables, JSON and figures as in benchmarks/README.md,
 #              in less than 15 minutes on two quiet cores
 # make frame_errors   errors of both networks under all rules, ours and the authors' (needs
@@ -45,9 +45,10 @@ demo: setup
 	@echo "figures: $(DEMO)/processed/utterance.png and $(DEMO)/results/*/*/*.png"
 
 test: setup
-	$(PYTHON) -m pytest -n auto --dist loadfile
+	$(PYTHON) -m pytest -n auto --dist worksteal
 
 soak: setup
+	$(if $(PART),,$(PYTHON) -m pytest -n auto --dist worksteal -m stress)
 	$(PYTHON) tests/stress/soak.py --json=soak.json $(if $(PART),--part=$(PART))
 
 bench: setup

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from unittest import mock
 
 import numpy as np
 import soundfile
@@ -77,19 +78,33 @@ def run_in(folder, script, *arguments, timeout_s=LIMIT_S, **environment):
 
 
 def run_here(script, *arguments):
-    """What a script would do, by its module and in this process, which has TensorFlow already."""
+    """What a script would do, by its module and in this process, which has TensorFlow already.
+
+    Its environment variables, here `environ` of what is returned, end with it.
+    """
     from toolbox import command_line
 
     command, out, err = [script.__file__, *map(str, arguments)], io.StringIO(), io.StringIO()
     n_positional = -1 if script.__name__ == "verify_eprop" else 0
-    try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.redirect_stdout(out))
+        stack.enter_context(contextlib.redirect_stderr(err))
+        stack.enter_context(mock.patch.object(sys, "argv", command))
+        stack.enter_context(mock.patch.dict(os.environ))
+        if "tensorflow" in sys.modules:  # its threads are set for good
+            threading = sys.modules["tensorflow"].config.threading
+            for name in ("set_intra_op_parallelism_threads", "set_inter_op_parallelism_threads"):
+                stack.enter_context(mock.patch.object(threading, name))
+        try:
             command_line.run(
-                script.main, script.define_flags, script.__doc__, command, n_positional
+                script.main, script.define_flags, script.__doc__, n_positional=n_positional
             )
-    except SystemExit as ended:
-        status = ended.code or 0
-    return subprocess.CompletedProcess(command, status, out.getvalue(), err.getvalue())
+        except SystemExit as end:
+            status = end.code or 0
+        environ = dict(os.environ)
+    ended = subprocess.CompletedProcess(command, status, out.getvalue(), err.getvalue())
+    ended.environ = environ
+    return ended
 
 
 def assert_user_error(process, *words):
