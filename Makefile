@@ -3,12 +3,12 @@
 #              both networks trained on them by symmetric e-prop, in two minutes, with figures
 # make gui     the page of nengo_gui with a trained LSNN; trains one first, in half a minute, where
 #              there is none (RUN=run folder: shows that one)
-# make test    all tests
+# make test    all tests but those that take long
 # make test_cuda   tests of the engine for GPUs, without one: in a simulator, and compiled for each kind;
 #              in an environment of its own, .venv_cuda
 # make test_gui   that page in a real browser (needs chromium and chromium-driver)
-# make soak    kills, full disks, foreign input, memory and threads in the long run: one summary and
-#              soak.json, in less than 30 minutes on two cores (PART=name,name runs some)
+# make soak    the other tests; kills, full disks, foreign input, memory and threads in the long run:
+#              one summary and soak.json, in less than 30 minutes on two cores (PART=name,name runs some)
 # make bench   seconds and memory of training: tables, JSON and figures as in benchmarks/README.md,
 #              in less than 15 minutes on two quiet cores
 # make frame_errors   errors of both networks under all rules, ours and the authors' (needs
@@ -76,7 +76,7 @@ test_gui: $(GUI)
 	$(PYTHON) -m pytest tests/inference/test_nengo_gui.py
 
 test: setup
-	$(PYTHON) -m pytest -n auto --dist loadfile
+	$(PYTHON) -m pytest -n auto --dist worksteal
 
 test_cuda: $(VENV)_cuda/installed
 	NUMBA_ENABLE_CUDASIM=1 $(VENV)_cuda/bin/python -m pytest -n auto tests/gpu/test_simulated.py \
@@ -90,6 +90,7 @@ $(VENV)_cuda/installed: requirements_pip.txt requirements_pip_gpu.txt
 	touch $@
 
 soak: setup
+	$(if $(PART),,$(PYTHON) -m pytest -n auto --dist worksteal -m stress)
 	$(PYTHON) tests/stress/soak.py --json=soak.json $(if $(PART),--part=$(PART))
 
 bench: setup

@@ -25,8 +25,6 @@ import os
 
 from toolbox import command_line  # isort: skip (first: it tells who has no environment)
 
-from absl import flags
-
 from exploration.page import write_page
 from exploration.report import write_report
 from exploration.runs import make_slots, run_plan, visible_gpus
@@ -35,29 +33,26 @@ from toolbox.command_line import UserError
 
 
 def define_flags(flag_values):
-    both = {"flag_values": flag_values}
-    flags.DEFINE_integer(
-        "n_jobs", 0, "run, search: runs at a time; 0: a run each GPU, or as cores allow", 0, **both
+    define = command_line.Definer(flag_values)
+    define.integer(
+        "n_jobs", 0, "run, search: runs at a time; 0: a run each GPU, or as cores allow", 0
     )
-    flags.DEFINE_integer("n_threads", 1, "run, search: CPU threads of a run", 1, **both)
-    flags.DEFINE_list(
+    define.integer("n_threads", 1, "run, search: CPU threads of a run", 1)
+    define.list(
         "gpus",
         None,
         "run, search: ids of GPUs, a run at a time on each; none: the CPU; absent: those of "
         "CUDA_VISIBLE_DEVICES, or all that nvidia-smi lists",
-        **both,
     )
-    command_line.define_path(
+    define.path(
         "storage",
         "",
         f"search, report: file or database URL of the shared study; empty: {STUDY_FILE} in the "
         "folder",
-        **both,
     )
-    define_path = command_line.define_path
-    define_path("report", "", "report: folder to write to; empty: the runs' own", **both)
-    define_path("page", "RESULTS.md", "page: file to write tables into", **both)
-    define_path("details", "docs/results", "page: folder for the plans' reports", **both)
+    define.path("report", "", "report: folder to write to; empty: the runs' own")
+    define.path("page", "RESULTS.md", "page: file to write tables into")
+    define.path("details", "docs/results", "page: folder for the plans' reports")
 
 
 def main(flag_values, command="", *paths):

@@ -49,8 +49,6 @@ import textwrap
 
 from toolbox import command_line  # isort: skip (first: it tells who has no environment)
 
-from absl import flags
-
 from speech import checks
 from speech.corpus import check_splits, find_corpus
 from speech.facts import (
@@ -84,46 +82,40 @@ NOTE_FILE = "corpus_note.txt"  # of a corpus: what has to stand beside every err
 
 def define_flags(flag_values):
     """Define this script's flags."""
-    define_path = command_line.define_path
-    define_path("data_path", DATA_PATH, "folder of the corpus, read only", flag_values)
-    define_path(
+    define = command_line.Definer(flag_values)
+    define.path("data_path", DATA_PATH, "folder of the corpus, read only")
+    define.path(
         "output_path",
         OUTPUT_PATH,
         "folder to write; an earlier output of this script there is replaced",
-        flag_values,
     )
-    flags.DEFINE_bool(
+    define.bool(
         "htk",
         None,
         "read the .htk feature files beside the audio; --nohtk ignores them (default: read them "
         "where every utterance has one)",
-        flag_values=flag_values,
     )
-    flags.DEFINE_bool(
+    define.bool(
         "reference_quirks",
         False,
         "label frames every 161 samples instead of 160 and leave filter banks linear, as the "
         "e-prop authors' code does",
-        flag_values=flag_values,
     )
-    flags.DEFINE_integer(
+    define.integer(
         "n_processes",
         command_line.available_cores(),
         "processes that work at the same time (default: the cores this one may use)",
-        lower_bound=1,
-        flag_values=flag_values,
+        1,
     )
-    flags.DEFINE_bool(
+    define.bool(
         "skip_bad",
         False,
         f"leave utterances with problems out and list them in {SKIPPED_FILE}, instead of stopping",
-        flag_values=flag_values,
     )
-    flags.DEFINE_bool(
+    define.bool(
         "plot",
         False,
         f"write a figure of the first training utterance, {FIGURE_FILE}, into the output folder",
-        flag_values=flag_values,
     )
 
 

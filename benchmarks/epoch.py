@@ -26,7 +26,6 @@ import time
 from typing import NamedTuple
 
 import large_corpus
-from absl import flags
 
 import measuring  # first: it makes the repository's modules importable
 from toolbox import command_line
@@ -34,31 +33,24 @@ from toolbox.durable_files import write_json
 
 
 def define_flags(flag_values):
-    both = {"flag_values": flag_values}
-    measuring.define_list(
-        "model", ["lsnn"], "models", flags.EnumParser(list(measuring.MODELS)), **both
-    )
-    flags.DEFINE_enum("rule", "symmetric", measuring.RULES, "learning rule", **both)
-    measuring.define_list(
+    define = measuring.Definer(flag_values)
+    define.many("model", ["lsnn"], "models", measuring.MODELS)
+    define.enum("rule", "symmetric", measuring.RULES, "learning rule")
+    define.many(
         "engine",
         ["auto"],
         "engines; event is the LSNN's, fused the LSTM's",
-        flags.EnumParser(["auto", "event", "fused", "dense"]),
-        **both,
+        ("auto", "event", "fused", "dense"),
     )
-    flags.DEFINE_integer("iterations", 0, "steps to measure; 0: an epoch", 0, **both)
-    flags.DEFINE_integer("batch", 32, "utterances in a batch", 1, **both)
-    flags.DEFINE_integer("print_every", 100, "iterations between evaluations", 1, **both)
-    flags.DEFINE_integer("n_regular", 300, "LSNN: regular neurons per direction", 0, **both)
-    flags.DEFINE_integer("n_adaptive", 100, "LSNN: adaptive neurons per direction", 0, **both)
-    flags.DEFINE_integer("n_lstm", 200, "LSTM: cells per direction", 1, **both)
-    flags.DEFINE_integer("n_train", 3696, "training utterances", 1, **both)
-    flags.DEFINE_integer("n_develop", 400, "development utterances", 1, **both)
-    flags.DEFINE_integer("n_test", 192, "test utterances", 1, **both)
-    measuring.define_threads(flag_values)
-    flags.DEFINE_integer("seed", 1, "seed of corpus and training", 0, **both)
-    command_line.define_path("work", "results/epoch", "folder for features and runs", flag_values)
-    command_line.define_path("json", "", "also write the results to this file", flag_values)
+    define.integer("iterations", 0, "steps to measure; 0: an epoch", 0)
+    define.integer("print_every", 100, "iterations between evaluations", 1)
+    define.network_flags()
+    define.integer("n_train", 3696, "training utterances", 1)
+    define.integer("n_develop", 400, "development utterances", 1)
+    define.integer("n_test", 192, "test utterances", 1)
+    define.integer("seed", 1, "seed of corpus and training", 0)
+    define.path("work", "results/epoch", "folder for features and runs")
+    define.path("json", "", "also write the results to this file")
 
 
 def prepare(flag_values):
@@ -108,40 +100,13 @@ def training_arguments(flag_values, model, engine, dataset):
     return [model, f"--dataset={dataset}", f"--results={results}", f"--engine={engine}", *arguments]
 
 
-class Span(NamedTuple):
-    """A call that was timed."""
-
-    start: float
-    end: float
-    result: object  # None unless kept
-
-    @property
-    def seconds(self):
-        return self.end - self.start
-
-
 class Calls(NamedTuple):
-    """Spans of what a training run calls, each in order."""
+    """`measuring.Span`s of what a training run calls, each in order."""
 
     steps: list
     evaluations: list  # results: training.evaluation.Evaluation
     forward: list  # of the CPU's own engines, in steps and evaluations
     backward: list
-
-
-def timed(function, spans, keep_results=False):
-    """`function`, noting a `Span` of each call.
-
-    Results are kept where asked only: those of the engine are most of the memory of a step.
-    """
-
-    def timed_function(*arguments, **keywords):
-        start = time.perf_counter()
-        result = function(*arguments, **keywords)
-        spans.append(Span(start, time.perf_counter(), result if keep_results else None))
-        return result
-
-    return timed_function
 
 
 def measure(model, arguments, iterations):
@@ -156,11 +121,10 @@ def measure(model, arguments, iterations):
     start = time.perf_counter()
     # These import TensorFlow, which the process that starts this one must not.
     script = importlib.import_module(f"solve_timit_with_framewise_{model}")
-    from layers import event_driven, fused_lstm
     from training import loop, reporting
 
     flag_values, _ = command_line.parse_flags(script.define_flags, arguments)
-    calls = Calls([], [], [], [])
+    calls = Calls([], [], *measuring.timed_engines())
     runs = []
 
     class TimedRun(loop.Run):
@@ -168,8 +132,8 @@ def measure(model, arguments, iterations):
 
         def __init__(self, *of_run):
             super().__init__(*of_run)
-            self._train_step = timed(self._train_step, calls.steps)
-            self._evaluate = timed(self._evaluate, calls.evaluations, keep_results=True)
+            self._train_step = measuring.timed(self._train_step, calls.steps)
+            self._evaluate = measuring.timed(self._evaluate, calls.evaluations, keep_results=True)
             self.n_per_epoch = self.task.n_training_batches(flag_values.batch)
             runs.append(self)
 
@@ -179,9 +143,6 @@ def measure(model, arguments, iterations):
                 raise command_line.UserError("a single iteration: expected 2, the first compiles")
             return itertools.islice(super().batches(), n)
 
-    for engine in (event_driven, fused_lstm):
-        engine.forward = timed(engine.forward, calls.forward)
-        engine.backward = timed(engine.backward, calls.backward)
     loop.run(script.EXPERIMENT._replace(make_run=TimedRun), flag_values)
     measured = profile(calls, time.perf_counter() - start)
     n_epochs, print_every = flag_values.n_epochs, flag_values.print_every

@@ -15,7 +15,6 @@ import zlib
 
 import numpy as np
 import soundfile
-from absl import flags
 
 import measuring  # first: it makes the repository's modules importable
 from speech.facts import CORE_TEST_SPEAKERS, DEVELOP_SPEAKERS, SAMPLE_RATE_HZ
@@ -84,8 +83,9 @@ def write_corpus(folder, n_train=3696, n_develop=400, n_test=192, unused=False, 
 
 
 def define_flags(flag_values):
-    command_line.define_path("output_path", "timit_large", "folder to write, new", flag_values)
-    flags.DEFINE_bool("unused", False, "also what is in no set, 6,300", flag_values=flag_values)
+    define = command_line.Definer(flag_values)
+    define.path("output_path", "timit_large", "folder to write, new")
+    define.bool("unused", False, "also what is in no set, 6,300")
 
 
 def main(flag_values):

@@ -11,6 +11,8 @@ import multiprocessing
 import os
 import platform
 import sys
+import time
+from typing import NamedTuple
 
 from absl import flags
 
@@ -42,38 +44,37 @@ class _CommaList(flags.ArgumentParser):
         return f"list of {self._item_parser.flag_type()}"
 
 
-def define_list(name, default, help_line, item_parser, flag_values):
-    """Define a flag that is a list, given with commas; its items are what `item_parser` parses."""
-    flags.DEFINE(
-        _CommaList(item_parser),
-        name,
-        default,
-        help_line,
-        flag_values=flag_values,
-        serializer=flags.ListSerializer(","),
-    )
+class Definer(command_line.Definer):
+    """With `many`, of a list given with commas, and the flags that several benchmarks have."""
 
+    def many(self, name, default, help_line, items):
+        """Define a list of some names, or of numbers of an absl parser."""
+        parser = items if isinstance(items, flags.ArgumentParser) else flags.EnumParser(list(items))
+        flags.DEFINE(
+            _CommaList(parser),
+            name,
+            default,
+            help_line,
+            flag_values=self._flag_values,
+            serializer=flags.ListSerializer(","),
+        )
 
-def define_threads(flag_values):
-    """Define `--n_threads`, as the training scripts have it."""
-    flags.DEFINE_integer(
-        "n_threads",
-        0,
-        "CPU threads; 0: as the training scripts choose",
-        lower_bound=0,
-        flag_values=flag_values,
-    )
+    def network_flags(self):
+        """Define sizes of the networks, batch and threads, as the training scripts have them."""
+        self.integer("n_regular", 300, "LSNN: regular neurons per direction", 0)
+        self.integer("n_adaptive", 100, "LSNN: adaptive neurons per direction", 0)
+        self.integer("n_lstm", 200, "LSTM: cells per direction", 1)
+        self.integer("batch", 32, "utterances in a batch", 1)
+        self.integer("n_threads", 0, "CPU threads; 0: as the training scripts choose", 0)
 
-
-def define_step_flags(flag_values):
-    """Define the flags that the scripts which time single steps have in common."""
-    both = {"flag_values": flag_values}
-    flags.DEFINE_integer("n_features", 39, "input features", 1, **both)
-    flags.DEFINE_integer("n_classes", 39, "phone classes", 1, **both)
-    flags.DEFINE_integer("n_repeat", 5, "LSNN: simulated steps a frame", 1, **both)
-    flags.DEFINE_integer("repeats", 5, "timed steps a measurement, after the warm-up", 1, **both)
-    flags.DEFINE_integer("seed", 1, "seed of weights and features", 0, **both)
-    command_line.define_path("json", "", "also write the results to this file", flag_values)
+    def step_flags(self):
+        """Define the flags that the scripts which time single steps have in common."""
+        self.integer("n_features", 39, "input features", 1)
+        self.integer("n_classes", 39, "phone classes", 1)
+        self.integer("n_repeat", 5, "LSNN: simulated steps a frame", 1)
+        self.integer("repeats", 5, "timed steps a measurement, after the warm-up", 1)
+        self.integer("seed", 1, "seed of weights and features", 0)
+        self.path("json", "", "also write the results to this file")
 
 
 def in_child(function, *arguments):
@@ -97,6 +98,44 @@ def in_child(function, *arguments):
 def _prepare_child():
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
     sys.stdout = sys.stderr
+
+
+class Span(NamedTuple):
+    """A call that was timed."""
+
+    start: float
+    end: float
+    result: object  # None unless kept
+
+    @property
+    def seconds(self):
+        return self.end - self.start
+
+
+def timed(function, spans, keep_results=False):
+    """`function`, noting a `Span` of each call.
+
+    Results are kept where asked only: those of the engine are most of the memory of a step.
+    """
+
+    def timed_function(*arguments, **keywords):
+        start = time.perf_counter()
+        result = function(*arguments, **keywords)
+        spans.append(Span(start, time.perf_counter(), result if keep_results else None))
+        return result
+
+    return timed_function
+
+
+def timed_engines():
+    """Spans of all passes of the CPU's own engines from now on, two lists: forward, backward."""
+    from layers import event_driven, fused_lstm
+
+    forward, backward = [], []
+    for engine in (event_driven, fused_lstm):
+        engine.forward = timed(engine.forward, forward)
+        engine.backward = timed(engine.backward, backward)
+    return forward, backward
 
 
 def machine():

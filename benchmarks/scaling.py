@@ -18,13 +18,13 @@ import os
 import statistics
 
 import numpy as np
-from absl import flags
+from absl.flags import FloatParser, IntegerParser
 from matplotlib.figure import Figure
 
 import measuring  # first: it makes the repository's modules importable
 from toolbox import command_line
-from toolbox.durable_files import write_json, write_whole
-from toolbox.plotting import BLUE, ORANGE
+from toolbox.durable_files import write_json
+from toolbox.plotting import BLUE, LABEL_PT, ORANGE, written
 
 AXES = ("frames", "neurons", "batch", "rate_hz", "threads")
 UNITS = {"lsnn": "neurons", "lstm": "cells"}
@@ -43,48 +43,39 @@ LABELS = {
     "engine_seconds_median": "its engine",
     "proportional": "proportional (threads: inversely)",
 }
-LABEL_PT, DPI = 9, 150
 
 
 def define_flags(flag_values):
-    both = {"flag_values": flag_values}
-    flags.DEFINE_enum("model", "lsnn", measuring.MODELS, "model", **both)
-    flags.DEFINE_enum("rule", "symmetric", measuring.RULES, "learning rule", **both)
-    flags.DEFINE_enum(
+    define = measuring.Definer(flag_values)
+    define.enum("model", "lsnn", measuring.MODELS, "model")
+    define.enum("rule", "symmetric", measuring.RULES, "learning rule")
+    define.enum(
         "engine",
         "auto",
         ["auto", "event", "fused", "dense"],
         "auto: the LSNN's event, the LSTM's fused",
-        **both,
     )
+    positive = IntegerParser(lower_bound=1)
     for name, default, unit, base in (
         ("frames", [100, 200, 400, 800, 1600], "frames in an utterance", 400),
         ("neurons", [100, 200, 400, 800, 1600, 3200], "neurons (LSTM: cells) per direction", 400),
         ("batch", [4, 8, 16, 32, 64], "utterances in a batch", 32),
     ):
-        item = flags.IntegerParser(lower_bound=1)
-        measuring.define_list(name, default, f"values to measure: {unit}", item, **both)
-        flags.DEFINE_integer(f"base_{name}", base, f"{unit} elsewhere", 1, **both)
-    measuring.define_list(
+        define.many(name, default, f"values to measure: {unit}", positive)
+        define.integer(f"base_{name}", base, f"{unit} elsewhere", 1)
+    define.many(
         "rate_hz",
         [1, 5, 15, 30, 50, 100],
         "values to measure: LSNN's firing rate, Hz",
-        flags.FloatParser(lower_bound=0.1),
-        **both,
+        FloatParser(lower_bound=0.1),
     )
-    flags.DEFINE_float("base_rate_hz", 15.0, "LSNN's firing rate elsewhere, Hz", 0.1, **both)
-    measuring.define_list(
-        "threads",
-        [1, 2],
-        "values to measure: CPU threads; elsewhere the last of them",
-        flags.IntegerParser(lower_bound=1),
-        **both,
+    define.float("base_rate_hz", 15.0, "LSNN's firing rate elsewhere, Hz", 0.1)
+    define.many(
+        "threads", [1, 2], "values to measure: CPU threads; elsewhere the last of them", positive
     )
-    flags.DEFINE_float("adaptive_share", 0.25, "share of the neurons that adapt", 0, 1, **both)
-    command_line.define_path(
-        "figure", None, "PNG to draw (default: scaling_<model>.png beside this script)", flag_values
-    )
-    measuring.define_step_flags(flag_values)
+    define.float("adaptive_share", 0.25, "share of the neurons that adapt", 0, 1)
+    define.path("figure", None, "PNG to draw (default: scaling_<model>.png beside this script)")
+    define.step_flags()
 
 
 def plan(flag_values):
@@ -147,7 +138,7 @@ def measure(settings_of_points, repeats):
     """
     import steps  # imports TensorFlow, which the process that starts this one must not
 
-    engine = steps.EngineClock()
+    forward, backward = measuring.timed_engines()
     training_steps = [steps.TrainingStep(steps.StepSettings(**s)) for s in settings_of_points]
     for step in training_steps:
         step.seconds()  # compiles
@@ -155,9 +146,10 @@ def measure(settings_of_points, repeats):
     engine_seconds = [[] for _ in training_steps]
     for _ in range(repeats):
         for place, step in enumerate(training_steps):
-            engine.reset()
+            forward.clear()
+            backward.clear()
             seconds[place].append(step.seconds())
-            engine_seconds[place].append(engine.forward_s + engine.backward_s)
+            engine_seconds[place].append(sum(call.seconds for call in (*forward, *backward)))
     return [
         {
             "seconds_median": statistics.median(seconds[place]),
@@ -215,8 +207,9 @@ def axis_label(axis, model):
     return AXIS_LABELS[axis].format(UNITS[model])
 
 
-def draw(path, model, rows, base, exponents, title):
-    """Write the figure: a panel an axis, both scales logarithmic."""
+@written
+def plot_scaling(model, rows, base, exponents, title):
+    """Draw a panel an axis, both scales logarithmic."""
     figure = Figure(figsize=(10, 6.2), layout="constrained")
     figure.suptitle(title, fontsize=LABEL_PT + 1)
     panels = figure.subplots(2, 3, sharey=True).ravel()
@@ -252,8 +245,7 @@ def draw(path, model, rows, base, exponents, title):
         label: line for panel in panels for line, label in zip(*panel.get_legend_handles_labels())
     }
     panels[-1].legend(lines.values(), lines.keys(), loc="center", fontsize=LABEL_PT, frameon=False)
-    with write_whole(path) as file:
-        figure.savefig(file, format="png", dpi=DPI)
+    return figure
 
 
 def markdown(model, rows, base, exponents, memory_bytes):
@@ -316,7 +308,7 @@ def main(flag_values):
     rule = f"{flag_values.rule} e-prop" if flag_values.rule != "bptt" else "BPTT"
     title = f"{model.upper()} on {engine}, {rule}; unless varied: {described(base, model)}"
     beside = os.path.join(os.path.dirname(__file__), f"scaling_{model}.png")
-    draw(flag_values.figure or beside, model, rows, base, exponents, title)
+    plot_scaling(flag_values.figure or beside, model, rows, base, exponents, title)
     if flag_values.json:
         settings = ("model", "rule", "adaptive_share", "n_features", "n_classes", "n_repeat")
         result = {name: flag_values[name].value for name in (*settings, "repeats", "seed")}

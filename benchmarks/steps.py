@@ -19,7 +19,7 @@ command_line.import_tensorflow()
 
 import tensorflow as tf  # noqa: E402
 
-from layers import event_driven, fused_lstm  # noqa: E402
+from layers import event_driven  # noqa: E402
 from layers.lstm import N_DIRECTIONS  # noqa: E402
 from tasks.framewise import Framewise, cross_entropy  # noqa: E402
 from training import devices  # noqa: E402
@@ -112,32 +112,6 @@ class TrainingStep:
             features, seq_len
         )
         return 1000 * float(tf.reduce_mean(activity))  # spikes a ms -> Hz
-
-
-class EngineClock:
-    """Time that this process spends in the two passes of the CPU's own engines.
-
-    Attributes:
-        forward_s, backward_s: seconds since the last `reset`.
-    """
-
-    def __init__(self):
-        self.reset()
-        for engine in (event_driven, fused_lstm):
-            engine.forward = self._timed(engine.forward, "forward_s")
-            engine.backward = self._timed(engine.backward, "backward_s")
-
-    def reset(self):
-        self.forward_s = self.backward_s = 0.0
-
-    def _timed(self, function, total):
-        def timed(*arguments, **keywords):
-            start = time.perf_counter()
-            result = function(*arguments, **keywords)
-            setattr(self, total, getattr(self, total) + time.perf_counter() - start)
-            return result
-
-        return timed
 
 
 class KerasLstmLayer(tf.Module):

@@ -16,7 +16,7 @@ cores: about five seconds a row and the steps, which for the dense LSNN take sec
 
 import statistics
 
-from absl import flags
+from absl.flags import FloatParser
 
 import measuring  # first: it makes the repository's modules importable
 from toolbox import command_line
@@ -29,39 +29,25 @@ N_WARM_UP = 2  # steps; the first compiles
 
 
 def define_flags(flag_values):
-    both = {"flag_values": flag_values}
-    measuring.define_list(
-        "model", ["lsnn"], "models", flags.EnumParser(list(measuring.MODELS)), **both
-    )
-    measuring.define_list(
+    define = measuring.Definer(flag_values)
+    define.many("model", ["lsnn"], "models", measuring.MODELS)
+    define.many(
         "engine",
         list(ALL_ENGINES),
         "engines; event is the LSNN's, fused and (under BPTT) keras are the LSTM's",
-        flags.EnumParser(list(ALL_ENGINES)),
-        **both,
+        ALL_ENGINES,
     )
-    measuring.define_list(
-        "rule",
-        ["symmetric", "adaptive", "bptt"],
-        "learning rules",
-        flags.EnumParser(list(measuring.RULES)),
-        **both,
-    )
-    measuring.define_list(
+    define.many("rule", ["symmetric", "adaptive", "bptt"], "learning rules", measuring.RULES)
+    define.many(
         "rate_hz",
         None,
         f"firing rates of the LSNN, Hz (default: {', '.join(map(str, RATES_HZ))}; dense: "
         f"{DENSE_RATE_HZ})",
-        flags.FloatParser(lower_bound=0.1),
-        **both,
+        FloatParser(lower_bound=0.1),
     )
-    flags.DEFINE_integer("n_regular", 300, "LSNN: regular neurons per direction", 0, **both)
-    flags.DEFINE_integer("n_adaptive", 100, "LSNN: adaptive neurons per direction", 0, **both)
-    flags.DEFINE_integer("n_lstm", 200, "LSTM: cells per direction", 1, **both)
-    flags.DEFINE_integer("batch", 32, "utterances in a batch", 1, **both)
-    flags.DEFINE_integer("frames", 400, "frames in an utterance", 1, **both)
-    measuring.define_threads(flag_values)
-    measuring.define_step_flags(flag_values)
+    define.integer("frames", 400, "frames in an utterance", 1)
+    define.network_flags()
+    define.step_flags()
 
 
 def plan(flag_values):

@@ -1,5 +1,6 @@
 """Figures of many runs: learning curves with bands, matched differences."""
 
+import functools
 from itertools import cycle
 from typing import NamedTuple
 
@@ -10,7 +11,18 @@ from matplotlib.ticker import MaxNLocator
 from exploration.plan import spoken
 from exploration.statistics import LATE, TEST, interval_over_seeds
 from exploration.tables import TITLES
-from toolbox.plotting import BLUE, LABEL_PT, LINE_COLOURS, TICK_PT, VERMILION, label_axes, set_title
+from toolbox.plotting import (
+    BLUE,
+    LABEL_PT,
+    LINE_COLOURS,
+    TICK_PT,
+    VERMILION,
+    label_axes,
+    set_title,
+    written,
+)
+
+written_small = functools.partial(written, dpi=100)  # reports are kept with the code
 
 
 class Band(NamedTuple):
@@ -23,7 +35,7 @@ class Band(NamedTuple):
 
 
 def curve_panels(experiment):
-    """Panels of `learning_curves`: lines are the first baseline's axes, panels those of the others.
+    """Panels of `plot_learning_curves`: lines are the first baseline's axes, panels those of the others.
 
     Without a baseline the first axis makes the lines.
     """
@@ -45,8 +57,9 @@ def _band(curves):
     return Band(iterations, *([i[name] for i in intervals] for name in ("mean", "low", "high")))
 
 
-def learning_curves(panels, constant_error=None, title=""):
-    """Figure of development errors over training iterations, a line with its band a condition.
+@written_small
+def plot_learning_curves(panels, constant_error=None, title=""):
+    """Draw development errors over training iterations, a line with its band a condition.
 
     The panels share their axes. The errors of the first fifth of the training may lie above them:
     what is to be compared is near the lower end.
@@ -120,8 +133,9 @@ def _limit_errors(axes, panels):
     axes.set_ylim(max(0, lowest - margin), min(1, highest + margin))
 
 
-def differences(experiment, baseline):
-    """Figure of matched differences from a baseline as dots, with their means and intervals."""
+@written_small
+def plot_differences(experiment, baseline):
+    """Draw matched differences from a baseline as dots, with their means and intervals."""
     pairs_of = {", ".join(labels): pairs for labels, pairs in experiment.pairs(baseline)}
     figure = Figure(figsize=(8.8, 1.1 + 0.22 * len(pairs_of)), layout="constrained")
     name = experiment.plan.name

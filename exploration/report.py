@@ -7,10 +7,8 @@ from exploration.plan import PLAN_FILE, read_plan, spoken
 from exploration.statistics import BEST, COMPARED, COSTS, LATE, TEST, VERDICTS, read_experiment
 from toolbox.command_line import UserError
 from toolbox.durable_files import write_whole
-from toolbox.plotting import save_figure
 
 CURVES_FIGURE, DIFFERENCES_FIGURE = "learning_curves.png", "differences.png"
-DPI = 100
 
 HOW_TO_READ = """\
 **Late development error**: the mean of the development errors of the second half of a training, which
@@ -70,12 +68,12 @@ def write_experiment(experiment, report_folder, has_curves=True):
         *comparison(experiment, (*COMPARED, BEST, *COSTS), plan.baselines),
     ]
     if differences.empty or has_curves:
-        save_figure(_curves_figure(experiment), os.path.join(report_folder, CURVES_FIGURE), DPI)
+        _plot_curves(os.path.join(report_folder, CURVES_FIGURE), experiment)
         lines += [f"![learning curves]({CURVES_FIGURE})", ""]
     if len(differences):
         baseline = drawn_baseline(experiment)
-        figure = figures.differences(experiment, baseline)
-        save_figure(figure, os.path.join(report_folder, DIFFERENCES_FIGURE), DPI)
+        path = os.path.join(report_folder, DIFFERENCES_FIGURE)
+        figures.plot_differences(path, experiment, baseline)
         lines += [f"![differences from {spoken(baseline)}]({DIFFERENCES_FIGURE})", ""]
     _write_page(plan, lines, report_folder)
 
@@ -87,11 +85,12 @@ def _write_page(plan, lines, report_folder):
     print(f"written: {path}")
 
 
-def _curves_figure(experiment):
+def _plot_curves(path, experiment):
     runs = experiment.runs
     name = f"majority_develop_{runs['metric'][0]}"
     constant_errors = set(runs[name]) if name in runs else ()
-    return figures.learning_curves(
+    figures.plot_learning_curves(
+        path,
         figures.curve_panels(experiment),
         constant_errors.pop() if len(constant_errors) == 1 else None,
         f"{experiment.plan.name}: mean over seeds and its 95 % interval",

@@ -5,7 +5,8 @@ import os
 import signal
 
 # One thread: sums in a fixed order, and neighbours on a shared machine are left alone.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+for name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
+    os.environ.setdefault(name, "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
@@ -14,7 +15,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest  # noqa: E402
 
-from helpers import REPOSITORY, keep_threads, run_in, write_corpus  # noqa: E402
+from helpers import REPOSITORY, run_here, run_in, write_corpus  # noqa: E402
 
 SHARED = os.path.join(os.path.dirname(REPOSITORY), "shared")
 
@@ -42,13 +43,11 @@ def golden():
 def tiny_processed(tmp_path_factory):
     """Dataset folder of 6 training, 2 development and 3 test utterances of open speech."""
     import timit_processing
-    from toolbox.command_line import parse_flags
 
     folder = tmp_path_factory.mktemp("tiny")
     write_corpus(folder / "timit", n_train=6, n_develop=2, n_test=3)
-    paths = [f"--data_path={folder / 'timit'}", f"--output_path={folder / 'processed'}"]
-    flag_values, _ = parse_flags(timit_processing.define_flags, ["processing", *paths])
-    timit_processing.main(flag_values)
+    paths = f"--data_path={folder / 'timit'}", f"--output_path={folder / 'processed'}"
+    assert run_here(timit_processing, *paths).returncode == 0
     return str(folder / "processed")
 
 
@@ -85,9 +84,11 @@ def eager():
 
 
 @pytest.fixture
-def threads_as_they_are(monkeypatch):
-    """A script may run in this process, in which TensorFlow's threads are set for good."""
-    keep_threads(monkeypatch)
+def no_figures(monkeypatch):
+    """Figures of runs are empty files: to write them takes longer than to train tiny networks."""
+    from toolbox import plotting
+
+    monkeypatch.setattr(plotting, "save_figure", lambda _, path, *__: open(path, "wb").close())
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from unittest import mock
 
 import numpy as np
 import soundfile
@@ -58,12 +59,15 @@ def write_corpus(folder, n_train=1, n_develop=1, n_test=1, name=lambda stem: ste
             shutil.copy(f"{source}.{kind}", f"{target}.{kind}")
 
 
-def keep_threads(monkeypatch):
-    """Have scripts leave TensorFlow's threads alone, which are set for good in this process."""
-    import tensorflow as tf
-
-    for name in ("set_intra_op_parallelism_threads", "set_inter_op_parallelism_threads"):
-        monkeypatch.setattr(tf.config.threading, name, lambda n_threads: None)
+@contextlib.contextmanager
+def threads_kept():
+    """Context in which scripts leave TensorFlow's threads alone, which are set for good here."""
+    with contextlib.ExitStack() as stack:
+        if "tensorflow" in sys.modules:
+            threading = sys.modules["tensorflow"].config.threading
+            for name in ("set_intra_op_parallelism_threads", "set_inter_op_parallelism_threads"):
+                stack.enter_context(mock.patch.object(threading, name))
+        yield
 
 
 LIMIT_S = 1200  # of a process: only what hangs takes so long, however busy the machine is
@@ -88,19 +92,30 @@ TAKE_ARGUMENTS = ("verify_eprop", "evaluate_model", "transcribe", "nengo_gui_dem
 
 
 def run_here(script, *arguments):
-    """What a script would do, by its module and in this process, which has TensorFlow already."""
+    """What a script would do, by its module and in this process, which has TensorFlow already.
+
+    Its environment variables, here `environ` of what is returned, end with it.
+    """
     from toolbox import command_line
 
     command, out, err = [script.__file__, *map(str, arguments)], io.StringIO(), io.StringIO()
     n_positional = -1 if script.__name__ in TAKE_ARGUMENTS else 0
-    try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.redirect_stdout(out))
+        stack.enter_context(contextlib.redirect_stderr(err))
+        stack.enter_context(mock.patch.object(sys, "argv", command))
+        stack.enter_context(mock.patch.dict(os.environ))
+        stack.enter_context(threads_kept())
+        try:
             command_line.run(
-                script.main, script.define_flags, script.__doc__, command, n_positional
+                script.main, script.define_flags, script.__doc__, n_positional=n_positional
             )
-    except SystemExit as ended:
-        status = ended.code or 0
-    return subprocess.CompletedProcess(command, status, out.getvalue(), err.getvalue())
+        except SystemExit as end:
+            status = end.code or 0
+        environ = dict(os.environ)
+    ended = subprocess.CompletedProcess(command, status, out.getvalue(), err.getvalue())
+    ended.environ = environ
+    return ended
 
 
 def assert_user_error(process, *words):

@@ -1,4 +1,4 @@
-"""The benchmark scripts, run as a user runs them, at sizes that mean nothing; and their sums."""
+"""The benchmark scripts at sizes that mean nothing; and their sums."""
 
 import json
 import os
@@ -10,7 +10,6 @@ import scaling  # noqa: E402
 import training_step  # noqa: E402
 
 import measuring  # noqa: E402
-import steps  # noqa: E402
 from helpers import assert_user_error, run_here
 from layers import event_driven, fused_lstm  # noqa: E402
 from toolbox import command_line  # noqa: E402
@@ -31,8 +30,6 @@ def results(process, path):
 def measured_here(monkeypatch, tmp_path):
     """Function: results of a benchmark whose measurements run in this process."""
     monkeypatch.setattr(measuring, "in_child", lambda function, *arguments: function(*arguments))
-    # Threads can be chosen only before TensorFlow starts.
-    monkeypatch.setattr(steps.devices, "set_up_devices", lambda *arguments: None)
     for engine in (event_driven, fused_lstm):  # a clock is put around these
         for name in ("forward", "backward"):
             monkeypatch.setattr(engine, name, getattr(engine, name))
@@ -91,28 +88,38 @@ def test_training_step_measures_keras_lstm_under_bptt_only(measured_here):
         assert row["seconds_median"] > 0
 
 
-def test_scaling_varies_one_thing_at_a_time(run_script, tmp_path):
-    """In processes of their own: a peak of memory is handed down to what a process starts."""
-    process = run_script(
-        "benchmarks/scaling.py",
-        *("--frames=40,4000", "--base_frames=40", "--neurons=100", "--base_neurons=100"),
-        *("--batch=2", "--base_batch=2", "--rate_hz=15,60", "--threads=1", "--repeats=1"),
-        *("--figure=figure.png", "--json=scaling.json"),
+def test_scaling_varies_one_thing_at_a_time(measured_here, tmp_path, monkeypatch):
+    bytes_per_frame = 12 * 5 * 2 * 2 * 100  # steps, utterances, directions, neurons
+    monkeypatch.setattr(
+        scaling, "measure_peak_gb", lambda settings: 1 + 1e-9 * bytes_per_frame * settings["frames"]
     )
-    result = results(process, tmp_path / "scaling.json")
+    process, result = measured_here(
+        scaling,
+        *("--frames=40,2000", "--base_frames=40", "--neurons=100", "--base_neurons=100"),
+        *("--batch=2", "--base_batch=2", "--rate_hz=15,60", "--threads=1", "--repeats=1"),
+        f"--figure={tmp_path / 'figure.png'}",
+    )
     assert "| neurons per direction | 100 |" in process.stdout
     assert "bytes per neuron and simulated step" in process.stdout
     points = [tuple(row[axis] for axis in scaling.AXES) for row in result["rows"]]
-    assert points == [(40, 100, 2, 15, 1), (4000, 100, 2, 15, 1), (40, 100, 2, 60, 1)]
+    assert points == [(40, 100, 2, 15, 1), (2000, 100, 2, 15, 1), (40, 100, 2, 60, 1)]
     for row in result["rows"]:
         assert 0 < row["engine_seconds_median"] < row["seconds_median"]
         assert row["rate_hz_measured"] == pytest.approx(row["rate_hz"], rel=0.02)
-    # 100 times the frames: far from a fixed cost, and far from quadratic.
+    # 50 times the frames: far from a fixed cost, and far from quadratic.
     assert 0.2 < result["exponents"]["frames"] < 1.3
     assert result["exponents"]["neurons"] is result["exponents"]["batch"] is None
-    # 8 million neuron-steps more; of each five, the mean is stored in four bytes at least.
-    assert 0.8 < result["bytes_per_neuron_step"] < 50
+    assert result["bytes_per_neuron_step"] == pytest.approx(12)
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.stress
+def test_memory_grows_with_the_frames():
+    """In processes of their own: a peak of memory is handed down to what a process starts."""
+    flag_values = flags_of(scaling, "--frames=4000", "--base_frames=40", "--base_neurons=100")
+    found = scaling.bytes_per_neuron_step(flag_values, scaling.plan(flag_values)[0] | {"batch": 2})
+    # 8 million neuron-steps more; of each five, the mean is stored in four bytes at least.
+    assert 0.8 < found < 50
 
 
 def test_scaling_measures_the_engine_asked_for(measured_here, tmp_path):
@@ -134,13 +141,13 @@ def test_scaling_measures_the_engine_asked_for(measured_here, tmp_path):
     assert_user_error(process, "--engine=event", "fused", "dense")
 
 
-def test_epoch_projects_from_the_training_script(run_script, tmp_path):
-    arguments = [
+def test_epoch_projects_from_the_training_script(measured_here, tmp_path):
+    _, rows = measured_here(
+        epoch,
         *("--model=lsnn,lstm", "--engine=event,fused", "--n_lstm=4"),
         *("--n_train=12", "--n_develop=3", "--n_test=3", "--batch=3", "--print_every=2"),
-        *("--n_regular=15", "--n_adaptive=5", "--work=work", "--json=rows.json"),
-    ]
-    rows = results(run_script("benchmarks/epoch.py", *arguments), tmp_path / "rows.json")
+        *("--n_regular=15", "--n_adaptive=5", f"--work={tmp_path}"),
+    )
     assert [(row["model"], row["engine"]) for row in rows] == [("lsnn", "event"), ("lstm", "fused")]
     row, lstm_row = rows
     assert lstm_row["projected_epochs"] == 30
@@ -211,7 +218,7 @@ def test_profile_takes_apart_the_loop_between_first_and_last_step():
         rates_hz = np.array([10.0, 20.0])
 
     def spans(*times):
-        return [epoch.Span(start, end, Evaluation()) for start, end in times]
+        return [measuring.Span(start, end, Evaluation()) for start, end in times]
 
     calls = epoch.Calls(
         steps=spans((10, 20), (21, 25), (33, 37)),

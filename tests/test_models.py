@@ -293,7 +293,7 @@ def test_engines_agree_on_a_network(reference_quirks):
     assert_near(without_spikes.activity, output.activity)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
     sizes=st.tuples(*[st.integers(1, 9)] * 4),
@@ -349,7 +349,7 @@ def test_engines_agree_on_any_lstm(seed, sizes, depths, rule, reference_quirks, 
 @pytest.mark.parametrize(
     "kind, options",
     [
-        ("lsnn", {"n_layer": 2, "drop_out_probability": 0.4}),
+        ("lsnn", {"drop_out_probability": 0.4}),
         ("lsnn", {"n_layer": 2, "drop_out_probability": 0.4, "engine": "event"}),
         ("lstm", {}),
         ("lstm", {"engine": "fused"}),
@@ -613,8 +613,14 @@ def test_configurations_refuse_what_does_not_go_together():
         (UserError, lstm_of, {"rule": "bptt", "engine": "event"}, "engine=event with.*fused"),
         (UserError, lsnn, {"rule": "bptt", "engine": "fused"}, "engine=fused with.*event"),
         (UserError, lsnn, {"rule": "bptt", "drop_out_probability": -0.5}, "out_probability=-0.5"),
-        (UserError, lsnn, {"rule": "adaptive", "global_feedback": True}, "BAglobal with adaptive"),
-        (UserError, lstm_of, {"rule": "random", "lstm": False}, "--nolstm with --eprop=random"),
+        *(
+            (UserError, lsnn, {"rule": rule, "global_feedback": True}, f"BAglobal with {rule}")
+            for rule in ("symmetric", "adaptive")
+        ),
+        *(
+            (UserError, lstm_of, {"rule": rule, "lstm": False}, f"--nolstm with --eprop={rule}")
+            for rule in eprop.RULES[1:]
+        ),
         (
             UserError,
             lstm_of,

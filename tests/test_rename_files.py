@@ -10,9 +10,8 @@ import pytest
 import soundfile
 
 import timit_processing
-from helpers import REPOSITORY, assert_user_error
+from helpers import LIMIT_S, REPOSITORY, assert_user_error, run_here
 from helpers import write_corpus as write_speech
-from toolbox.command_line import parse_flags
 
 SCRIPT = os.path.join(REPOSITORY, "rename-files.sh")
 UTTERANCES = (
@@ -114,11 +113,13 @@ def test_shells(tmp_path, shell):
     write_corpus(tmp_path / "TIMIT")
     command = [program, *applet, SCRIPT, "TIMIT", "out put"]
     for copied, in_place in ((N_FILES, 0), (0, N_FILES)):
-        process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        process = subprocess.run(
+            command, cwd=tmp_path, capture_output=True, text=True, timeout=LIMIT_S
+        )
         assert_done(process, copied, in_place)
         assert files(tmp_path / "out put") == WANTED
     write(tmp_path / "TIMIT" / "COPY" / "TEST" / "DR3" / "MRTK0" / "SX13.PHN", b"other")
-    process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=LIMIT_S)
     assert_user_error(process, "differ")
 
 
@@ -219,11 +220,8 @@ def test_what_is_renamed_can_be_processed(tmp_path, run_script, where, change):
     change(source)
     renamed = run_script("rename-files.sh", where.split("/")[0])
     assert (renamed.returncode, renamed.stderr) == (0, "")
-    flag_values, _ = parse_flags(
-        timit_processing.define_flags,
-        ["x", f"--data_path={tmp_path / 'timit'}", f"--output_path={tmp_path / 'processed'}"],
-    )
-    timit_processing.main(flag_values)
+    paths = f"--data_path={tmp_path / 'timit'}", f"--output_path={tmp_path / 'processed'}"
+    assert run_here(timit_processing, *paths).returncode == 0
     with open(tmp_path / "processed/processing.json", encoding="utf-8") as file:
         settings = json.load(file)
     assert settings["layout"] == "ldc"
@@ -536,7 +534,7 @@ def test_leavings_of_killed_runs(tmp_path):
         env={**os.environ, "TMPDIR": str(tmp_path)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=LIMIT_S,
     )
     assert_done(process, N_FILES)
     assert files(tmp_path / "timit") == {**WANTED, living: b"half"}
@@ -581,7 +579,7 @@ def test_shellcheck():
     if program is None:
         pytest.skip("shellcheck is not installed")
     process = subprocess.run(
-        [program, "--shell=sh", SCRIPT], capture_output=True, text=True, timeout=60
+        [program, "--shell=sh", SCRIPT], capture_output=True, text=True, timeout=LIMIT_S
     )
     assert process.returncode == 0, process.stdout
     with open(SCRIPT, encoding="utf-8") as file:

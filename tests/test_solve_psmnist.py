@@ -6,8 +6,8 @@ import os
 import numpy as np
 import pytest
 
+from helpers import assert_user_error, run_here
 from toolbox import command_line
-from toolbox.command_line import UserError
 
 command_line.import_tensorflow()
 
@@ -15,8 +15,6 @@ import solve_psmnist  # noqa: E402
 from lmu import legendre, readout_memory  # noqa: E402
 from tasks import psmnist  # noqa: E402
 from training import run_folder  # noqa: E402
-
-pytestmark = pytest.mark.usefixtures("threads_as_they_are")
 
 
 def parse(*arguments):
@@ -26,13 +24,12 @@ def parse(*arguments):
 
 
 def run(tmp_path, *arguments):
-    """Run the script's main; returns the run folder."""
+    """Run the script; returns the run folder."""
     results = tmp_path / "results"
-    flag_values, _ = command_line.parse_flags(
-        solve_psmnist.define_flags,
-        ["script.py", "--seed=1", "--n_threads=1", f"--results={results}", *arguments],
+    process = run_here(
+        solve_psmnist, "--seed=1", "--n_threads=1", f"--results={results}", *arguments
     )
-    solve_psmnist.main(flag_values)
+    assert (process.returncode, process.stderr) == (0, "")
     (folder,) = (results / "solve_psmnist").iterdir()
     return folder
 
@@ -61,7 +58,7 @@ def test_an_lsnn_learns_the_digits_in_the_box(tmp_path):
     assert flag_values.tau_a == 200.0 and flag_values.n_epochs == 5 and flag_values.reg_rate == 50
 
 
-def test_an_lstm_with_a_memory_of_the_pixel_runs(tmp_path, eager):
+def test_an_lstm_with_a_memory_of_the_pixel_runs(tmp_path, eager, no_figures):
     folder = run(
         tmp_path,
         *("--model=lstm", "--n_lstm=5", "--n_epochs=1", "--batch=600", "--pixel_code=raw"),
@@ -147,11 +144,9 @@ def test_defaults_follow_the_side(arguments, side):
     ],
 )
 def test_mistakes_end_in_one_line(tmp_path, arguments, words):
-    with pytest.raises(UserError) as error:
-        run(tmp_path, *arguments)
-    assert not (tmp_path / "results").exists()
-    for word in words:
-        assert word in str(error.value)
+    results = tmp_path / "results"
+    assert_user_error(run_here(solve_psmnist, f"--results={results}", *arguments), *words)
+    assert not results.exists()
 
 
 def test_the_reference_row_reads_the_memorys_last_state():

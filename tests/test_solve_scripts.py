@@ -3,7 +3,6 @@
 import ast
 import dataclasses
 import glob
-import json
 import os
 import re
 import signal
@@ -15,7 +14,8 @@ import pytest
 from absl import flags
 
 import models
-from helpers import LIMIT_S, REPOSITORY, assert_user_error
+from faults import read_arrays, read_json
+from helpers import LIMIT_S, REPOSITORY, assert_user_error, run_here
 from layers import alif, neurons
 from layers import lstm as lstm_layer
 from lmu import flags as lmu_flags
@@ -280,7 +280,7 @@ TESTED_IN = (
     ],
     ids=["lsnn", "lstm"],
 )
-def test_both_engines_train_alike(script, engines, recurrent, short_dataset):
+def test_both_engines_train_alike(script, engines, recurrent, short_dataset, eager):
     rules = ((), ("--eprop=symmetric",))
     trained = {
         (engine, rule): weights_after_two_steps(
@@ -405,11 +405,6 @@ def test_spread_time_constants_are_whole_or_half(short_dataset):
     "script, arguments, words",
     [
         (lstm, ["--nolstm", "--eprop=symmetric"], ["--nolstm", "--eprop=symmetric"]),
-        (lstm, ["--nolstm", "--eprop=random"], ["--nolstm", "--eprop=random"]),
-        (lstm, ["--nolstm", "--eprop=adaptive"], ["--nolstm", "--eprop=adaptive"]),
-        (lstm, ["--nolstm", "--engine=fused"], ["--nolstm", "--engine=fused"]),
-        (lstm, ["--nolstm", "--peephole"], ["--nolstm", "--peephole"]),
-        (lstm, ["--peephole", "--engine=fused"], ["--peephole", "--engine=fused"]),
         (lstm, ["--lr_hold=0.1"], ["--lr_hold=0.1 without --lr_schedule=linear"]),
         (lsnn, ["--lr_final=0.1"], ["--lr_final=0.1 without --lr_schedule=linear"]),
         (
@@ -418,8 +413,6 @@ def test_spread_time_constants_are_whole_or_half(short_dataset):
             ["--lr_decay_every=9", "--lr_schedule=linear"],
         ),
         (lsnn, ["--BAglobal"], ["--BAglobal", "BPTT", "--eprop=random"]),
-        (lsnn, ["--BAglobal", "--eprop=symmetric"], ["--BAglobal", "symmetric", "random"]),
-        (lsnn, ["--BAglobal", "--eprop=adaptive"], ["--BAglobal", "adaptive", "random"]),
         (lsnn, ["--noreadout_bias", "--readout_init=ridge"], ["--noreadout_bias", "ridge"]),
         (lsnn, ["--dt=0.98"], ["dt_ms = 0.98", "--nomeasure_memory"]),
         (
@@ -484,86 +477,37 @@ def only_run_folder(results, script):
     return os.path.join(results, NAMES[script], name)
 
 
-def read_json(*path):
-    with open(os.path.join(*path), encoding="utf-8") as file:
-        return json.load(file)
-
-
-def read_weights(*path):
-    with np.load(os.path.join(*path)) as file:
-        return dict(file)
-
-
-# Runs scripts one after the other, each as by `python script.py`: TensorFlow takes seconds to
-# start. Reads [script, argument, ...] lines, writes [exit status, stdout, stderr, CUDA] lines.
-SERVER = """
-import contextlib, io, json, os, runpy, sys
-for line in sys.stdin:
-    sys.argv = json.loads(line)
-    out, err, status = io.StringIO(), io.StringIO(), 0
-    sys.path.insert(0, os.path.dirname(sys.argv[0]))
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            runpy.run_path(sys.argv[0], run_name="__main__")
-        except SystemExit as ended:
-            status = ended.code or 0
-    del sys.path[0]
-    cuda = os.environ.get("CUDA_VISIBLE_DEVICES")
-    print(json.dumps([status, out.getvalue(), err.getvalue(), cuda]), flush=True)
-"""
-
-
 @pytest.fixture(scope="module")
-def serve(tmp_path_factory, tiny_processed):
-    """Function that runs a script on the tiny data set, in a process that lives on."""
-    folder = tmp_path_factory.mktemp("served")
-    with (
-        open(folder / "stderr", "w+", encoding="utf-8") as stderr,
-        subprocess.Popen(
-            [sys.executable, "-c", SERVER],
-            cwd=folder,
-            env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            text=True,
-        ) as process,
-    ):
+def run(tmp_path_factory, tiny_processed):
+    """Function that runs a script on the tiny data set; `results` names a folder of its own."""
+    folder = tmp_path_factory.mktemp("runs")
 
-        def run(script, *arguments, results="none"):
-            path = os.path.join(REPOSITORY, f"{NAMES[script]}.py")
-            size = ["--n_regular=4", "--n_adaptive=3"] if script is lsnn else ["--n_lstm=6"]
-            size += ["--n_threads=2", f"--results={results}"]
-            command = [path, f"--dataset={tiny_processed}", *size, *arguments]
-            print(json.dumps(command), file=process.stdin, flush=True)
-            status, out, err, cuda = json.loads(process.stdout.readline())
-            ended = subprocess.CompletedProcess(command, status, out, err)
-            ended.cuda, ended.results = cuda, str(folder / results)
-            return ended
-
-        yield run
-        process.stdin.close()
-        assert process.wait(timeout=LIMIT_S) == 0
-        stderr.seek(0)
-        assert stderr.read() == ""  # nor did TensorFlow write around Python
-
-
-@pytest.fixture
-def refused(serve):
-    """Function: a script ends with one line with these words, without any run folder."""
-
-    def run(script, *arguments, words):
-        process = serve(script, *arguments)
-        assert_user_error(process, *words)
-        assert not os.path.exists(process.results) and process.stdout.count("run folder") == 0
+    def run(script, *arguments, results="none"):
+        size = ["--n_regular=4", "--n_adaptive=3"] if script is lsnn else ["--n_lstm=6"]
+        size += ["--n_threads=2", f"--results={folder / results}"]
+        ended = run_here(script, f"--dataset={tiny_processed}", *size, *arguments)
+        ended.results = str(folder / results)
+        return ended
 
     return run
 
 
+@pytest.fixture
+def refused(run):
+    """Function: a script ends with one line with these words, without any run folder."""
+
+    def refused(script, *arguments, words):
+        process = run(script, *arguments)
+        assert_user_error(process, *words)
+        assert not os.path.exists(process.results) and process.stdout.count("run folder") == 0
+
+    return refused
+
+
 @pytest.fixture(scope="module")
-def lstm_run(serve):
+def lstm_run(run):
     """A run of the LSTM script: (process, run folder)."""
-    process = serve(
+    process = run(
         lstm,
         "--eprop=symmetric",
         "--n_epochs=2",
@@ -604,10 +548,10 @@ def test_a_real_run_of_the_lstm(lstm_run, tiny_processed):
     assert not os.path.exists(os.path.join(folder, "lsnn_utterance.png"))
 
 
-def test_a_real_run_of_the_lsnn_trains_the_readout_alone(serve, tiny_processed):
-    """--nocell_train; and the first weights of a seed are the same in another process."""
+def test_a_real_run_of_the_lsnn_trains_the_readout_alone(run, tiny_processed, capfd):
+    """--nocell_train; and TensorFlow writes nothing around Python."""
     arguments = ["--n_regular=4", "--n_adaptive=3", "--n_repeat=1", "--eprop=adaptive"]
-    process = serve(
+    process = run(
         lsnn,
         *arguments,
         "--nocell_train",
@@ -619,6 +563,7 @@ def test_a_real_run_of_the_lsnn_trains_the_readout_alone(serve, tiny_processed):
         results="lsnn",
     )
     assert (process.returncode, process.stderr) == (0, "")
+    assert capfd.readouterr() == ("", "")
     assert re.search(r"firing rates \(Hz\): min \d+, max \d+, mean", process.stdout)
     assert "61 phone classes" in process.stdout
     assert re.search(
@@ -634,7 +579,7 @@ def test_a_real_run_of_the_lsnn_trains_the_readout_alone(serve, tiny_processed):
 
     task = lsnn.make_task(parse(lsnn, f"--dataset={tiny_processed}", "--noreduced_phns"))
     first = values(lsnn.make_network(parse(lsnn, *arguments), task, 5))
-    last = read_weights(folder, "last.npz")
+    last = read_arrays(folder, "last.npz")
     assert first.keys() == last.keys()
     untouched = {name for name in first if np.array_equal(first[name], last[name])}
     assert untouched == {"layer0/w_in", "layer0/w_rec"}
@@ -643,10 +588,10 @@ def test_a_real_run_of_the_lsnn_trains_the_readout_alone(serve, tiny_processed):
     )
 
 
-def test_a_reservoir_with_a_ridge_readout(serve):
+def test_a_reservoir_with_a_ridge_readout(run, eager, no_figures):
     """Fitted, not trained: better than the commonest phone, with the first weights of the cells."""
     arguments = ["--readout_init=ridge", "--nocell_train", "--n_epochs=0", "--seed=5"]
-    process = serve(lsnn, *arguments, "--n_regular=40", "--n_adaptive=10", results="ridge")
+    process = run(lsnn, *arguments, "--n_regular=40", "--n_adaptive=10", results="ridge")
     assert (process.returncode, process.stderr) == (0, "")
     metrics = read_json(only_run_folder(process.results, lsnn), "metrics.json")
     assert metrics["iterations"] == 0
@@ -670,7 +615,7 @@ def seed_file(tiny_processed, tmp_path_factory):
     return path
 
 
-def test_a_seeded_run_records_its_memory(serve, seed_file, tiny_processed):
+def test_a_seeded_run_records_its_memory(run, seed_file, tiny_processed, eager, no_figures):
     """From a file and from the flags: the first weights, the same twice, and what they remember."""
     size = ["--n_regular=40", "--n_adaptive=10", "--seed=5"]
     arguments = [*size, "--eprop=symmetric", "--n_epochs=1", "--batch=3"]
@@ -683,11 +628,11 @@ def test_a_seeded_run_records_its_memory(serve, seed_file, tiny_processed):
         ("shuffled", "lmu_shuffled", [*of_lmu, "--nomeasure_memory"]),
         ("random", "random", []),
     ):
-        process = serve(lsnn, f"--init={init}", *arguments, *more, results=f"init_{name}")
+        process = run(lsnn, f"--init={init}", *arguments, *more, results=f"init_{name}")
         assert (process.returncode, process.stderr) == (0, ""), name
         found[name] = only_run_folder(process.results, lsnn)
     assert not os.path.exists(os.path.join(found["shuffled"], "memory.json"))
-    weights = {name: read_weights(folder, "last.npz") for name, folder in found.items()}
+    weights = {name: read_arrays(folder, "last.npz") for name, folder in found.items()}
     memories = {n: read_json(f, "memory.json") for n, f in found.items() if n != "shuffled"}
     for name, w in weights["lmu"].items():
         np.testing.assert_array_equal(weights["again"][name], w)
@@ -706,8 +651,7 @@ def test_a_seeded_run_records_its_memory(serve, seed_file, tiny_processed):
             assert metrics[f"memory_capacity_{when}"] == capacity
         floor = record["floor"]["memory_capacity_channels"]
         assert metrics["memory_capacity_floor"] == floor and 0 < floor < 21
-        with open(os.path.join(found[name], "memory.png"), "rb") as file:
-            assert file.read(8) == b"\x89PNG\r\n\x1a\n"
+        assert os.path.exists(os.path.join(found[name], "memory.png"))
     # The weights in the file are those that were measured first.
     dataset = lsnn.make_task(parse(lsnn, f"--dataset={tiny_processed}")).dataset
     layer, _ = seeding.load_seed(seed_file, dataset.n_features, 50)
@@ -723,21 +667,21 @@ def test_a_seeded_run_records_its_memory(serve, seed_file, tiny_processed):
     )
 
 
-def first_weights(serve, *arguments, results):
+def first_weights(run, *arguments, results):
     """The weights with which a run of 40 regular and 10 adaptive neurons starts."""
     size = ["--n_regular=40", "--n_adaptive=10", "--n_epochs=0", "--seed=5", "--nomeasure_memory"]
-    process = serve(lsnn, *size, *arguments, results=results)
+    process = run(lsnn, *size, *arguments, results=results)
     assert (process.returncode, process.stderr) == (0, "")
-    return read_weights(only_run_folder(process.results, lsnn), "last.npz")
+    return read_arrays(only_run_folder(process.results, lsnn), "last.npz")
 
 
 @pytest.mark.parametrize("fraction", [1, 0.5])
-def test_the_control_permutes_who_sends_in_the_memory(fraction, serve):
+def test_the_control_permutes_who_sends_in_the_memory(fraction, run, eager, no_figures):
     """`lmu_shuffled` is the start of `lmu` but for the rows of the LMU's regular neurons, and for
     a factor of all weights, which makes it fire as much."""
     settings = ["--order=3", "--n_channels=2", f"--lmu_fraction={fraction}"]
     seeded, control = (
-        first_weights(serve, f"--init={init}", *settings, results=f"{init}_{fraction}")
+        first_weights(run, f"--init={init}", *settings, results=f"{init}_{fraction}")
         for init in starts.SEEDED
     )
     assert seeded.keys() == control.keys()
@@ -765,9 +709,9 @@ def test_the_control_permutes_who_sends_in_the_memory(fraction, serve):
     assert np.any(sources[0] != sources[1])
 
 
-def test_a_run_starts_with_the_weights_of_its_file(serve, seed_file):
-    found = first_weights(serve, f"--init={seed_file}", results="file_start")
-    file = read_weights(seed_file)
+def test_a_run_starts_with_the_weights_of_its_file(run, seed_file, eager, no_figures):
+    found = first_weights(run, f"--init={seed_file}", results="file_start")
+    file = read_arrays(seed_file)
     for name in ("w_in", "w_rec"):
         assert found[f"layer0/{name}"].dtype == np.float32 and file[name].any()
         np.testing.assert_array_equal(found[f"layer0/{name}"], file[name])
@@ -826,11 +770,8 @@ MISTAKES = [
     (lsnn, ["--preproc=htk"], ["htk.pickle", "HTK"]),
     (lsnn, ["--preproc=cochspec"], ["cochspec", "mfccs, fbank, htk"]),
     (lstm, ["--preproc=cochspike"], ["cochspike", "mfccs, fbank, htk"]),
-    (lstm, ["--nolstm", "--eprop=random"], ["--nolstm", "--eprop=random"]),
     (lsnn, ["--BAglobal", "--eprop=symmetric"], ["--BAglobal", "--eprop=random"]),
     (lsnn, ["--checkpoint=nowhere.npz"], ["--checkpoint", "nowhere.npz"]),
-    (lsnn, ["--theta_ms=150"], ["--theta_ms=150.0", "--init=lmu or lmu_shuffled"]),
-    (lstm, ["--front_end_channels=2"], ["--front_end_channels=2 without --front_end"]),
 ]
 
 
@@ -853,9 +794,9 @@ def test_a_checkpoint_of_another_network_is_refused(script, arguments, words, re
     refused(script, f"--checkpoint={lstm_run[1]}", *arguments, words=words)
 
 
-def test_a_run_starts_from_a_checkpoint(serve, lstm_run):
+def test_a_run_starts_from_a_checkpoint(run, lstm_run, eager, no_figures):
     _, folder = lstm_run
-    process = serve(lstm, f"--checkpoint={folder}", "--n_epochs=0", results="checkpoint")
+    process = run(lstm, f"--checkpoint={folder}", "--n_epochs=0", results="checkpoint")
     assert process.returncode == 0, process.stderr
     found = read_json(only_run_folder(process.results, lstm), "metrics.json")
     expected = read_json(folder, "metrics.json")
@@ -864,6 +805,8 @@ def test_a_run_starts_from_a_checkpoint(serve, lstm_run):
     assert found["test_loss"] == pytest.approx(expected["test_loss"], rel=1e-6)
 
 
-def test_cuda_device_sets_the_environment(serve):
-    assert serve(lstm, "--checkpoint=nowhere").cuda == ""  # as it was
-    assert serve(lstm, "--cuda_device=3", "--checkpoint=nowhere").cuda == "3"
+def test_cuda_device_sets_the_environment(run, monkeypatch):
+    for given, expected in (([], "as it was"), (["--cuda_device=3"], "3")):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "as it was")
+        ended = run(lstm, "--checkpoint=nowhere", *given)
+        assert ended.environ["CUDA_VISIBLE_DEVICES"] == expected

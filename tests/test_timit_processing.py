@@ -1,5 +1,6 @@
 """Corpus to pickles: what is written and where, all problems at once, nothing half-written."""
 
+import functools
 import json
 import os
 import pickle
@@ -27,14 +28,14 @@ from corpora import (
     write_utterance,
 )
 
+import helpers
 import timit_processing
-from helpers import OPEN_SPEECH, REPOSITORY, assert_user_error, run_in
+from helpers import LIMIT_S, OPEN_SPEECH, REPOSITORY, assert_user_error, run_in
 from speech.audio import read_audio
 from speech.dataset import TimitDataset
 from speech.facts import CORE_TEST_SPEAKERS, DEVELOP_SPEAKERS, FOLD_61_TO_39, PHONES_39, PHONES_61
 from speech.features import speech_features
 from speech.plain_pickle import load_plain_pickle
-from toolbox import command_line
 
 SCRIPT = "timit_processing.py"
 LISTS = ("word_list", "phonem_list", "reduced_phonem_list", "reduced_phn_index_mapping")
@@ -48,23 +49,10 @@ def corpus(tmp_path):
 
 
 @pytest.fixture
-def run_here(tmp_path, monkeypatch, capsys):
+def run_here(tmp_path, monkeypatch):
     """Function that runs the script's command line in this process: the same path, sooner."""
     monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        with pytest.raises(SystemExit) as end:
-            command_line.run(
-                timit_processing.main,
-                timit_processing.define_flags,
-                timit_processing.__doc__,
-                [SCRIPT, *arguments],
-            )
-        printed = capsys.readouterr()
-        status = end.value.code or 0
-        return subprocess.CompletedProcess(arguments, status, printed.out, printed.err)
-
-    return run
+    return functools.partial(helpers.run_here, timit_processing)
 
 
 def process(run_here, corpus, *arguments):
@@ -275,13 +263,13 @@ def test_interrupted_run_leaves_nothing(tmp_path):
         text=True,
         start_new_session=True,  # a group of its own, so that all its processes get the signal
     )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + LIMIT_S
     while not any(name.endswith(".partial") for name in os.listdir(tmp_path)):
         assert process_.poll() is None and time.monotonic() < deadline
         time.sleep(0.01)
     time.sleep(0.2)  # the other processes are starting now
     os.killpg(process_.pid, signal.SIGINT)
-    stdout, stderr = process_.communicate(timeout=60)
+    stdout, stderr = process_.communicate(timeout=LIMIT_S)
     assert process_.returncode == 130
     assert stderr == f"{SCRIPT}: interrupted\n" and "Written" not in stdout
     assert os.listdir(tmp_path) == ["timit"]

@@ -14,6 +14,8 @@ GOLDEN, GOLDEN_CTC = (
     os.path.join(os.path.dirname(REPOSITORY), "shared", name) for name in ("golden", "golden_ctc")
 )
 
+EVERYWHERE = [DATA, GOLDEN, GOLDEN_CTC]
+
 
 def test_proofs_hold(capsys):
     assert verify_eprop.verify_proofs()
@@ -23,11 +25,19 @@ def test_proofs_hold(capsys):
         assert f"lsnn {rule}" in printed and f"lstm {rule}" in printed
 
 
-@pytest.mark.parametrize("engine, prefix", [("dense", ""), ("event", "lsnn"), ("fused", "lstm")])
-def test_recorded_vectors_are_met(engine, prefix):
+@pytest.mark.parametrize(
+    "engine, prefix, folders",
+    [
+        ("dense", "", [DATA]),
+        ("event", "lsnn", EVERYWHERE),
+        ("fused", "lstm", [DATA, GOLDEN]),  # CTC's have peepholes, which only dense has
+        pytest.param("dense", "", EVERYWHERE, marks=pytest.mark.stress),
+    ],
+)
+def test_recorded_vectors_are_met(engine, prefix, folders):
     """All that were recorded, where they are at hand, else those that the repository has."""
     paths = {}
-    for folder in (DATA, GOLDEN, GOLDEN_CTC):
+    for folder in folders:
         for name in os.listdir(folder) if os.path.isdir(folder) else ():
             if name.removeprefix("ctc_").startswith(prefix) and name.endswith(".npz"):
                 paths[name] = os.path.join(folder, name)
@@ -38,7 +48,7 @@ def test_recorded_vectors_are_met(engine, prefix):
     assert f"{len(networks)} of {len(networks)} files agree" in process.stdout
     n_spiking = sum("lsnn" in name and "trace" not in name for name in names)
     assert process.stdout.count("identical") == n_spiking
-    if os.path.isdir(GOLDEN) and os.path.isdir(GOLDEN_CTC) and prefix != "lstm":
+    if folders is EVERYWHERE and all(map(os.path.isdir, folders)) and prefix != "lstm":
         assert n_spiking == 22 + 8
     if networks != names:
         assert "preprocessing.npz" in process.stdout and "skipped" in process.stdout
@@ -66,7 +76,7 @@ def test_a_changed_number_fails(changed, tmp_path, capsys):
     largest = np.unravel_index(np.argmax(np.abs(array)), array.shape)
     array[largest] *= 0 if changed.startswith("z") else 1.001
     np.savez(tmp_path / "changed.npz", **{**vectors, changed: array})
-    assert not verify_eprop.verify_vectors([str(tmp_path)], "dense")
+    assert not verify_eprop.verify_vectors([str(tmp_path)], "event")
     assert "FAILED" in capsys.readouterr().out
 
 
@@ -76,7 +86,7 @@ def test_a_changed_step_of_an_optimisation_fails(tmp_path):
     vectors["step4/weight/B_out"] = vectors["step4/weight/B_out"] * 1.001
     path = tmp_path / "changed.npz"
     np.savez(path, **vectors)
-    assert not verify_eprop.verify_vectors([str(path)], "dense")
+    assert not verify_eprop.verify_vectors([str(path)], "fused")
 
 
 def test_nothing_to_check_is_a_failure(tmp_path, capsys):

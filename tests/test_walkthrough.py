@@ -4,9 +4,7 @@ import os
 import re
 import runpy
 
-import pytest
-
-from helpers import REPOSITORY
+from helpers import REPOSITORY, threads_kept
 from toolbox import plotting
 
 PATH = os.path.join(REPOSITORY, "docs", "walkthrough.py")
@@ -20,7 +18,6 @@ def test_it_is_a_notebook():
     assert kinds.count("") >= 6 and kinds.count(" [markdown]") >= 6 and len(set(kinds)) == 2
 
 
-@pytest.mark.usefixtures("threads_as_they_are")
 def test_it_runs_from_the_matrices_to_a_trained_network(
     tiny_processed, tmp_path, monkeypatch, capsys
 ):
@@ -28,7 +25,8 @@ def test_it_runs_from_the_matrices_to_a_trained_network(
     monkeypatch.setattr(plotting, "save_figure", lambda figure, path: drawn.append(str(path)))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DATASET", tiny_processed)
-    names = runpy.run_path(PATH, run_name="__main__")
+    with threads_kept():
+        names = runpy.run_path(PATH, run_name="__main__")
     assert names["error"] < 0.05  # a sine comes back after theta
     curves = names["curves"]
     assert curves["LMU"][1] > curves["rows permuted"][1] + 1

@@ -24,7 +24,7 @@ LABEL_PT, TICK_PT, CLASS_PT = 9, 8, 6.5
 RASTER_NEURONS = 80  # more rows than this cannot be told apart on a page
 
 
-def written(draw):
+def written(draw, dpi=None):
     """Make of a function that draws a figure one that writes it to its first argument, a path.
 
     The function itself, which returns the figure, stays as `.draw`.
@@ -32,7 +32,7 @@ def written(draw):
 
     @functools.wraps(draw)
     def plot(path, *arguments, **options):
-        save_figure(draw(*arguments, **options), path)
+        save_figure(draw(*arguments, **options), path, dpi)
 
     plot.draw = draw
     return plot

@@ -9,7 +9,6 @@ from exploration import figures
 from exploration.statistics import LATE, TEST, read_experiment
 from small_runs import GAIN, ITERATIONS, PLAN, small_curve
 from toolbox import plotting
-from toolbox.plotting import save_figure
 
 
 def bands(labels=("small", "LMU"), n=6):
@@ -25,7 +24,7 @@ def bands(labels=("small", "LMU"), n=6):
 def test_a_label_has_one_line_style_in_all_panels_and_a_band_in_its_colour():
     labels = [f"start {k}" for k in range(9)]  # more than there are colours
     panels = {"BPTT": bands(labels), "random": bands(labels[:0:-1])}
-    figure = figures.learning_curves(panels, None, "title")
+    figure = figures.plot_learning_curves.draw(panels, None, "title")
     styles = {}
     for axes, (panel, lines) in zip(figure.axes, panels.items()):
         assert axes.get_title() == panel and len(axes.lines) == len(axes.collections) == len(lines)
@@ -47,12 +46,12 @@ def test_a_label_has_one_line_style_in_all_panels_and_a_band_in_its_colour():
 
 
 def test_errors_of_the_beginning_do_not_flatten_the_end():
-    figure = figures.learning_curves({"": bands(n=11)}, 0.87, "")
+    figure = figures.plot_learning_curves.draw({"": bands(n=11)}, 0.87, "")
     low, high = figure.axes[0].get_ylim()
     # At a fifth of the training the upper curve is at 0.82; the band of the lower ends at 0.39.
     assert 0.35 < low < 0.39 and 0.83 < high < 0.87
     assert "constant" not in figure.legends[0].get_texts()[-1].get_text()
-    figure = figures.learning_curves({"": bands(n=11)}, 0.7, "")
+    figure = figures.plot_learning_curves.draw({"": bands(n=11)}, 0.7, "")
     assert figure.axes[0].lines[-1].get_ydata()[0] == 0.7
     assert figure.legends[0].get_texts()[-1].get_text() == "best constant answer"
 
@@ -60,13 +59,12 @@ def test_errors_of_the_beginning_do_not_flatten_the_end():
 def test_curves_of_one_seed_and_odd_numbers_of_panels(tmp_path):
     lone = figures.Band([0, 20], [0.9, 0.5], [np.nan, np.nan], [np.nan, np.nan])
     panels = {name: {"all": lone} for name in ("a", "b", "$c")}
-    figure = figures.learning_curves(panels, 0.7, "50 $")
-    save_figure(figure, tmp_path / "figure.png", 100)
+    figures.plot_learning_curves(tmp_path / "figure.png", panels, 0.7, "50 $")
     assert imread(tmp_path / "figure.png").shape == (785, 1040, 4)
-    figure = figures.learning_curves(panels, None, "")
+    figure = figures.plot_learning_curves.draw(panels, None, "")
     assert [axes.axison for axes in figure.axes] == [True, True, True, False]
     with pytest.raises(ValueError, match="no learning curves"):
-        figures.learning_curves({}, None, "")
+        figures.plot_learning_curves.draw({}, None, "")
 
 
 def test_lines_are_the_baselines_axes_and_panels_the_others(experiment_folder):
@@ -93,7 +91,7 @@ def test_differences_are_drawn_seed_by_seed_with_the_colour_of_their_verdict(exp
     grid = {**PLAN["grid"], "eprop": {rule: {"eprop": rule} for rule in gains}}
     folder = experiment_folder({**PLAN, "grid": grid}, curve_of)
     experiment = read_experiment(str(folder), str(folder))
-    figure = figures.differences(experiment, {"start": "small"})
+    figure = figures.plot_differences.draw(experiment, {"start": "small"})
     assert [axes.get_title() for axes in figure.axes] == ["late development error", "test error"]
     names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert names == ["LMU, symmetric", "LMU, random", r"LMU, \$"]
@@ -116,7 +114,7 @@ def test_differences_are_drawn_seed_by_seed_with_the_colour_of_their_verdict(exp
 def test_a_difference_of_one_seed_has_no_interval(experiment_folder):
     folder = experiment_folder({**PLAN, "seeds": [1]})
     experiment = read_experiment(str(folder), str(folder))
-    figure = figures.differences(experiment, {"start": "small"})
+    figure = figures.plot_differences.draw(experiment, {"start": "small"})
     _, interval, seeds, *_ = figure.axes[0].lines
     assert np.isnan(interval.get_xdata()).all() and interval.get_color() == "0.35"
     assert list(seeds.get_xdata()) == pytest.approx([GAIN["symmetric"][0]])

@@ -6,7 +6,7 @@ import pytest
 
 import solve_timit_with_ctc_in_tensorflow as ctc
 import tasks.ctc
-from helpers import keep_threads, run_here
+from helpers import run_here
 from tiny_runs import SIZE, lsnn, lstm
 from toolbox import plotting
 
@@ -50,7 +50,6 @@ def trained_run(tiny_processed, tmp_path_factory):
         common = f"--dataset={tiny_processed}", f"--results={results}", "--seed=1", "--n_threads=1"
         sizes = "--batch=3", "--test_batch=2", "--n_epochs=0"  # to compile a step takes seconds
         with pytest.MonkeyPatch.context() as patch:
-            keep_threads(patch)
             # Figures take longer than the rest.
             patch.setattr(plotting, "save_figure", lambda figure, path: None)
             process = run_here(script, *own, *common, *sizes)

@@ -14,8 +14,6 @@ from inference.trained_run import open_run
 from speech.facts import BROAD_CLASSES, PHONES_39
 from toolbox.command_line import UserError, parse_flags
 
-pytestmark = pytest.mark.usefixtures("threads_as_they_are")
-
 
 def evaluated(folder, tmp_path, *arguments):
     """Content of evaluation.json, standard output."""

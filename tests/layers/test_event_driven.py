@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numba import types
 from plain_alif import plain_backward, plain_forward, without_diagonal
 
-from helpers import assert_close
+from helpers import LIMIT_S, assert_close
 from layers import event_driven
 from layers.neurons import AlifParameters
 
@@ -383,7 +383,7 @@ def test_another_process_uses_the_compiled_code_and_may_fork():
             env={**os.environ, "OMP_NUM_THREADS": "2"},
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=LIMIT_S,
         )
         assert process.returncode == 0, process.stderr
         rate, cache_hits, exit_status = process.stdout.split()

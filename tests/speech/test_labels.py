@@ -204,7 +204,7 @@ def test_a_line_without_end_is_told_in_short(tmp_path):
     began_s = time.monotonic()
     with pytest.raises(BadFileError) as error:
         labels.read_phones(path, N_SAMPLES)
-    assert time.monotonic() - began_s < 2  # minutes with a pattern that tries all splits
+    assert time.monotonic() - began_s < 20  # minutes with a pattern that tries all splits
     assert len(str(error.value)) < 400 + len(str(path))
 
 

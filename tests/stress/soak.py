@@ -20,7 +20,6 @@ import time
 import traceback
 
 import numpy as np
-from absl import flags
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -63,13 +62,10 @@ N_ITERATIONS, N_WARM_UP = 2400, 400
 
 
 def define_flags(flag_values):
-    flags.DEFINE_list(
-        "part", list(PARTS), f"which to run, of {', '.join(PARTS)}", flag_values=flag_values
-    )
-    flags.DEFINE_integer(
-        "seed", -1, "seed of the random moments; -1: a new one", -1, flag_values=flag_values
-    )
-    flags.DEFINE_string("json", "", "also write the results to this file", flag_values=flag_values)
+    define = command_line.Definer(flag_values)
+    define.list("part", list(PARTS), f"which to run, of {', '.join(PARTS)}")
+    define.integer("seed", -1, "seed of the random moments; -1: a new one", -1)
+    define.path("json", "", "also write the results to this file")
 
 
 def main(flag_values):

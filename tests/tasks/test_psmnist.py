@@ -137,7 +137,7 @@ def test_the_side_is_the_datas_own_unless_given(dataset, side, expected):
 
 def test_the_confusion_matrix_speaks_of_digits(tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(plotting, "save_figure", lambda figure, path: drawn.append(figure))
+    monkeypatch.setattr(plotting, "save_figure", lambda figure, *_: drawn.append(figure))
     task = make_task(tmp_path)
     sums = task.sums(psmnist.Batch(None, np.arange(10), None), np.arange(10)[::-1])
     task.draw_results(tmp_path, types.SimpleNamespace(sums=sums, metrics={"error": 1.0}))

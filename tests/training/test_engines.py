@@ -109,18 +109,14 @@ def test_gradients_are_checked(monkeypatch):
 
 
 @pytest.mark.parametrize("script, engine", [(lsnn, "cuda"), (lstm, "cudnn")])
-def test_an_engine_that_is_not_there_is_one_line(
-    script, engine, tiny_processed, tmp_path, threads_as_they_are
-):
+def test_an_engine_that_is_not_there_is_one_line(script, engine, tiny_processed, tmp_path):
     arguments = [f"--dataset={tiny_processed}", f"--results={tmp_path}", *SIZE[script]]
     process = run_here(script, *arguments, f"--engine={engine}")
     assert_user_error(process, f"--engine={engine}: no GPU is visible", "--resume")
     assert os.listdir(tmp_path) == []
 
 
-def test_a_run_whose_engine_is_missing_goes_on_with_another(
-    tiny_processed, tmp_path, threads_as_they_are
-):
+def test_a_run_whose_engine_is_missing_goes_on_with_another(tiny_processed, tmp_path):
     arguments = [f"--dataset={tiny_processed}", f"--results={tmp_path}", *SIZE[lstm]]
     assert run_here(lstm, *arguments, "--n_epochs=0").returncode == 0
     (folder,) = (tmp_path / lstm.EXPERIMENT.script).iterdir()

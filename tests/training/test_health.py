@@ -10,6 +10,8 @@ from tiny_runs import BOTH, build, evaluate, lsnn, lstm, train_step
 from toolbox.command_line import UserError
 from training import checkpoints, health, steps
 
+pytestmark = pytest.mark.usefixtures("no_figures")
+
 
 def train(script, dataset, folder, *arguments, spoil=lambda dataset: None):
     built = build(script, dataset, *arguments)

@@ -2,24 +2,24 @@
 
 import json
 import os
+import re
 import resource
 import shutil
 import signal
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import tiny_runs
-from faults import assert_same_run, interrupted_run, training_command
-from helpers import LIMIT_S, REPOSITORY, run_here
-from tasks import figures as task_figures
+from faults import assert_everything_loads, assert_same_run, start, training_command
+from helpers import run_here
 from tiny_runs import build, lsnn, lstm
 from toolbox.command_line import Interrupted, UserError
-from training import checkpoints, devices, figures
+from training import checkpoints, devices
 from training.schedule import Schedule
+
+pytestmark = pytest.mark.usefixtures("no_figures")
 
 
 class Run:
@@ -49,6 +49,19 @@ class Run:
             )
 
 
+@pytest.fixture(scope="module")
+def whole_folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs") / "whole"
+
+
+@pytest.fixture
+def whole(whole_folder, short_dataset, eager):
+    """Folder of a run of the LSTM that nothing has interrupted, made once."""
+    if not whole_folder.exists():
+        Run(lstm, short_dataset(), whole_folder, "--print_every=2").go_on()
+    return whole_folder
+
+
 @pytest.fixture
 def at(monkeypatch):
     """Function: do something just before the step of an iteration, once."""
@@ -61,19 +74,6 @@ def at(monkeypatch):
 
     monkeypatch.setattr(Schedule, "rate", hooked)
     return lambda iteration, action: todo.update({iteration: action})
-
-
-@pytest.fixture(autouse=True)
-def no_figures(monkeypatch):
-    """Drawing takes longer than these runs, and test_loop.py has it."""
-
-    def draw(path, *_, **__):
-        with open(path, "wb"):
-            pass
-
-    monkeypatch.setattr(figures, "plot_learning_curve", draw)
-    for name in ("plot_lsnn_utterance", "plot_confusion_matrix"):
-        monkeypatch.setattr(task_figures, name, draw)
 
 
 def send(number):
@@ -114,35 +114,27 @@ def test_interrupted_and_uninterrupted_runs_are_equal(
     assert_same_run(whole.folder, run.folder)
 
 
-def test_the_checkpoint_is_all_that_counts(short_dataset, tmp_path, at, eager):
+def test_the_checkpoint_is_all_that_counts(short_dataset, tmp_path, at, whole):
     """Lines and weights beyond it, or torn ones, are replaced on resuming."""
-    whole = Run(lstm, short_dataset(), tmp_path / "whole", "--print_every=3")
-    whole.go_on()
-    run = Run(lstm, short_dataset(), tmp_path / "run", "--print_every=3")
-    at(4, send(signal.SIGTERM))
+    run = Run(lstm, short_dataset(), tmp_path / "run", "--print_every=2")
+    at(5, send(signal.SIGTERM))
     run.interrupted()
     os.replace(run.folder / "checkpoint_before.npz", run.folder / "checkpoint.npz")
-    assert run.checkpoint().iteration == 3
+    assert run.checkpoint().iteration == 4
     os.truncate(run.folder / "metrics.jsonl", os.path.getsize(run.folder / "metrics.jsonl") - 30)
-    other = Run(lstm, short_dataset(), tmp_path / "other", seed=2)
-    other.go_on()
-    os.replace(other.folder / "last.npz", run.folder / "best.npz")
+    shutil.copy(whole / "last.npz", run.folder / "best.npz")
     run.go_on()
-    assert_same_run(whole.folder, run.folder)
+    assert_same_run(whole, run.folder)
 
 
-def test_a_run_killed_before_its_first_checkpoint_starts_anew(short_dataset, tmp_path, eager):
-    whole = Run(lstm, short_dataset(), tmp_path / "whole")
-    whole.go_on()
-    run = Run(lstm, short_dataset(), tmp_path / "run")
+def test_a_run_killed_before_its_first_checkpoint_starts_anew(short_dataset, tmp_path, whole):
+    run = Run(lstm, short_dataset(), tmp_path / "run", "--print_every=2")
     (run.folder / "metrics.jsonl").write_text('{"epoch": 0, "iter')
     run.go_on()
-    assert_same_run(whole.folder, run.folder)
+    assert_same_run(whole, run.folder)
 
 
-def test_a_damaged_checkpoint_is_passed_over(short_dataset, tmp_path, at, eager, capsys):
-    whole = Run(lstm, short_dataset(), tmp_path / "whole", "--print_every=2")
-    whole.go_on()
+def test_a_damaged_checkpoint_is_passed_over(short_dataset, tmp_path, at, whole, capsys):
     run = Run(lstm, short_dataset(), tmp_path / "run", "--print_every=2")
     at(5, send(signal.SIGINT))
     run.interrupted()
@@ -155,7 +147,7 @@ def test_a_damaged_checkpoint_is_passed_over(short_dataset, tmp_path, at, eager,
     out = capsys.readouterr().out
     assert "warning: " in out and "checkpoint.npz is no readable archive" in out
     run.go_on()
-    assert_same_run(whole.folder, run.folder)
+    assert_same_run(whole, run.folder)
 
 
 def test_without_a_good_checkpoint_the_run_is_refused(short_dataset, tmp_path, at, eager):
@@ -210,13 +202,9 @@ def test_old_checkpoints_are_pruned(short_dataset, tmp_path, at, eager):
     assert not checkpoints.exists(run.folder)  # ended: best and last weights are what stays
 
 
-def test_a_full_disk_is_one_line_and_leaves_the_checkpoint(
-    short_dataset, tmp_path, at, eager, monkeypatch
-):
+def test_a_full_disk_is_one_line_and_leaves_the_checkpoint(short_dataset, tmp_path, at, whole):
     """The file-size limit of the process stands for the disk."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    whole = Run(lstm, short_dataset(), tmp_path / "whole", "--print_every=2")
-    whole.go_on()
     run = Run(lstm, short_dataset(), tmp_path / "run", "--print_every=2")
     at(5, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (9000, limits[1])))
     try:
@@ -228,7 +216,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_checkpoint(
     assert run.checkpoint().iteration == 4
     assert not [name for name in os.listdir(run.folder) if name.endswith(".partial")]
     run.go_on()
-    assert_same_run(whole.folder, run.folder)
+    assert_same_run(whole, run.folder)
 
 
 # --------------------------------------------------------------------------- the scripts
@@ -241,32 +229,28 @@ def said_to_resume(folder, *arguments):
     return process.stderr or process.stdout
 
 
-def test_killed_runs_of_the_script_are_equal(tiny_processed, tmp_path):
-    """Real processes and SIGKILL; `make soak` does this a hundred times.
+def test_a_killed_run_of_the_script_goes_on(tiny_processed, tmp_path):
+    """A real process and SIGKILL; `make soak` does this many times.
 
     And what a second process says that resumes a run: it is running; it has ended.
     """
     command = training_command("lsnn", tiny_processed)
-    with subprocess.Popen(
-        [sys.executable, os.path.join(REPOSITORY, command[0]), *command[1:], "--results=whole"],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
+    with start(tmp_path, [*command, "--results=killed"]) as process:
         try:
             line = next(line for line in process.stdout if line.startswith("run folder: "))
             folder = tmp_path / line.removeprefix("run folder: ").strip()
+            # The checkpoint of 10 is written after its line and before the next.
+            assert any("iteration    20" in line for line in process.stdout)
             process.send_signal(signal.SIGSTOP)
             error = said_to_resume(folder)
             assert f"process {process.pid} of" in error and str(folder) in error
-            process.send_signal(signal.SIGCONT)
-            process.stdout.read()
-            assert process.wait(timeout=LIMIT_S) == 0
         finally:
             process.kill()
-    result = interrupted_run(tmp_path, command, [1.2])
-    assert result.n_kills == 1
-    assert_same_run(folder, result.folder)
+    assert_everything_loads(folder)
+    assert re.search(r"resumed at iteration [1-9]\d+ of ", said_to_resume(folder))
+    assert run_here(lsnn, *command[1:], f"--results={tmp_path / 'whole'}").returncode == 0
+    (whole,) = (tmp_path / "whole" / lsnn.EXPERIMENT.script).iterdir()
+    assert_same_run(whole, folder)
 
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert "this run has ended" in said_to_resume(folder)
@@ -274,7 +258,7 @@ def test_killed_runs_of_the_script_are_equal(tiny_processed, tmp_path):
 
 
 def test_a_resumed_run_that_is_interrupted_names_all_its_arguments(
-    tiny_processed, tmp_path, at, eager, threads_as_they_are
+    tiny_processed, tmp_path, at, eager
 ):
     """The data have moved: the command says where to, and works."""
     moved = tmp_path / "moved data"

@@ -116,14 +116,14 @@ def test_gradients_are_clipped_by_their_common_norm(short_dataset, batch, eager)
 
 
 @pytest.mark.parametrize("rule", ["bptt", "symmetric"])
-def test_engines_do_not_part_in_float64(rule, short_dataset):
+def test_engines_do_not_part_in_float64(rule, short_dataset, eager):
     """Ten steps of training: the same spikes, and weights that differ by rounding alone."""
     dataset = short_dataset()
     trained = {}
     for engine in alif.CPU_ENGINES:
         config = models.LsnnConfig(
             rule=rule,
-            parameters=neurons.alif_parameters(12, 6),
+            parameters=neurons.alif_parameters(12, 6, n_repeat=2),
             weight_scale=0.3,
             engine=engine,
             dtype=tf.float64,
