@@ -88,9 +88,9 @@ class NetworkConfig:
 
     @classmethod
     def _settings(cls, flag_values):
-        """The rule, and the fields that are flags."""
-        names = [f.name for f in dataclasses.fields(cls) if hasattr(flag_values, f.name)]
-        settings = {name: getattr(flag_values, name) for name in names}
+        """The rule, and the fields that are flags; the kernels of its memories come from elsewhere."""
+        names = {f.name for f in dataclasses.fields(cls) if hasattr(flag_values, f.name)}
+        settings = {name: getattr(flag_values, name) for name in names - {"readout_memory"}}
         return {**settings, "rule": eprop.rule_of_flag(flag_values.eprop)}
 
 

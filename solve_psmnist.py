@@ -160,18 +160,19 @@ def make_task(flag_values):
 def make_network(flag_values, task, seed):
     """The network that the flags describe."""
     kind = models.Lsnn if flag_values.model == "lsnn" else models.Lstm
-    config = engines.with_engine(_config(flag_values, seed), task, flag_values.batch)
-    return kind(
-        dataclasses.replace(
-            config,
-            readout_memory=readout_memory.make_kernels(
-                flag_values.readout_memory,
-                flag_values.readout_order,
-                flag_values.readout_theta,
-                config.kappa,
-            ),
-            input_memory=_input_memory(flag_values, task, seed),
+    config = _config(flag_values, seed)
+    config = dataclasses.replace(
+        config,
+        readout_memory=readout_memory.make_kernels(
+            flag_values.readout_memory,
+            flag_values.readout_order,
+            flag_values.readout_theta,
+            config.kappa,
         ),
+        input_memory=_input_memory(flag_values, task, seed),
+    )
+    return kind(
+        engines.with_engine(config, task, flag_values.batch),
         task.n_features,
         task.n_classes,
         np.random.default_rng([seed, devices.STREAM_WEIGHTS]),

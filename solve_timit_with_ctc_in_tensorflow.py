@@ -130,10 +130,8 @@ def make_network(values, task, seed):
     """The network, with random weights."""
     network = models.Lsnn if values.model == "lsnn" else models.Lstm
     random_generator = np.random.default_rng([seed, devices.STREAM_WEIGHTS])
-    config = engines.with_engine(make_config(values, seed), task, values.batch)
-    config = couplings.with_memories(
-        config, values, task.dataset.train.features, task.dataset.n_static, seed
-    )
+    config = couplings.with_memories(make_config(values, seed), values, task.dataset, seed)
+    config = engines.with_engine(config, task, values.batch)
     return network(config, task.n_features, task.n_classes, random_generator)
 
 

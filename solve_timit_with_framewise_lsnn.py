@@ -61,9 +61,10 @@ def make_task(flag_values):
 
 def make_network(flag_values, task, seed):
     """The LSNN that the flags describe."""
-    config = engines.with_engine(
-        models.LsnnConfig.from_flags(flag_values, seed), task, flag_values.batch
+    config = couplings.with_memories(
+        models.LsnnConfig.from_flags(flag_values, seed), flag_values, task.dataset, seed
     )
+    config = engines.with_engine(config, task, flag_values.batch)
     first_layer = None
     if not checkpoints.exists(flag_values.resume):  # else its weights are replaced
         random_generator = np.random.default_rng([seed, devices.STREAM_SEEDING])
@@ -71,9 +72,7 @@ def make_network(flag_values, task, seed):
             flag_values, task.dataset, config.parameters, config.weight_scale, random_generator
         )
     return models.Lsnn(
-        couplings.with_memories(
-            config, flag_values, task.dataset.train.features, task.dataset.n_static, seed
-        ),
+        config,
         task.n_features,
         task.n_classes + flag_values.reference_quirks,  # the authors' readout has a "blank"
         np.random.default_rng([seed, devices.STREAM_WEIGHTS]),

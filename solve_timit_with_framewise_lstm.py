@@ -46,12 +46,11 @@ def make_task(flag_values):
 
 def make_network(flag_values, task, seed):
     """The LSTM that the flags describe."""
-    config = models.LstmConfig.from_flags(flag_values)
-    config = engines.with_engine(config, task, flag_values.batch)
+    config = couplings.with_memories(
+        models.LstmConfig.from_flags(flag_values), flag_values, task.dataset, seed
+    )
     return models.Lstm(
-        couplings.with_memories(
-            config, flag_values, task.dataset.train.features, task.dataset.n_static, seed
-        ),
+        engines.with_engine(config, task, flag_values.batch),
         task.n_features,
         task.n_classes,
         np.random.default_rng([seed, devices.STREAM_WEIGHTS]),

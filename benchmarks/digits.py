@@ -26,11 +26,11 @@ SCRIPT_FLAGS = {"symmetric": ["--eprop=symmetric"], "BPTT": []}
 
 
 def define_flags(flag_values):
-    define = command_line.Definer(flag_values)
+    define = measuring.Definer(flag_values)
     define.enum("side", "28", [str(side) for side in KERAS_LMU_ORDERS], "pixels a side")
     define.integer("batch", 100, "digits in a batch", 1)
     define.integer("n_units", 128, "neurons, or units of keras-lmu's layer", 1)
-    measuring.define_threads(flag_values)
+    define.integer("n_threads", 0, "CPU threads; 0: all cores", 0)
     define.integer("repeats", 5, "steps timed", 1)
     define.path("json", "", "write every row here too")
 

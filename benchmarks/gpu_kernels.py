@@ -26,10 +26,8 @@ REVERSE = [False, True]
 
 
 def define_flags(flag_values):
-    measuring.define_list(
-        "batch", [32], "utterances in a batch", flags.IntegerParser(1), flag_values
-    )
-    define = command_line.Definer(flag_values)
+    define = measuring.Definer(flag_values)
+    define.many("batch", [32], "utterances in a batch", flags.IntegerParser(1))
     define.integer("frames", 400, "frames in an utterance", 1)
     define.integer("neurons", 400, "neurons per direction, a quarter of them adaptive", 4)
     define.float("rate_hz", 15.0, "mean firing rate, Hz", 0.1, 500)

@@ -26,15 +26,10 @@ UTTERANCES = os.path.join(measuring.REPOSITORY, "open_speech", "test", "*", "*",
 
 
 def define_flags(flag_values):
-    measuring.define_list(
-        "chunk_ms",
-        [10, 20, 100, 1000],
-        "lengths of the chunks",
-        flags.IntegerParser(lower_bound=1),
-        flag_values,
-    )
-    flags.DEFINE_integer("n_utterances", 10, "utterances", 1, flag_values=flag_values)
-    command_line.define_path("json", "", "also write the results to this file", flag_values)
+    define = measuring.Definer(flag_values)
+    define.many("chunk_ms", [10, 20, 100, 1000], "lengths of the chunks", flags.IntegerParser(1))
+    define.integer("n_utterances", 10, "utterances", 1)
+    define.path("json", "", "also write the results to this file")
 
 
 def measure(run, sounds, chunk_ms):

@@ -36,13 +36,12 @@ def check_ridge(flag_values):
             )
 
 
-def with_memories(config, flag_values, utterances, n_static, seed):
+def with_memories(config, flag_values, dataset, seed):
     """A network's configuration with the memories that the flags describe.
 
     Args:
         config: models.NetworkConfig.
-        utterances: list of [frames, features], the training set.
-        n_static: how many of the features, the first ones, are no deltas.
+        dataset: TimitDataset.
         seed: of the run; learned encoders start from it.
     """
     theta_frames = legendre.theta_steps(flag_values.readout_theta_ms, 1)
@@ -54,8 +53,8 @@ def with_memories(config, flag_values, utterances, n_static, seed):
         input_memory=front_end.make_input_memory(
             flag_values.front_end,
             flag_values.front_end_encoders,
-            utterances,
-            n_static,
+            dataset.train.features,
+            dataset.n_static,
             flag_values.front_end_channels,
             flag_values.front_end_order,
             legendre.theta_steps(flag_values.front_end_theta_ms, 1),

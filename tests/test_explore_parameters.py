@@ -54,7 +54,7 @@ def test_a_page_is_written_on_several_folders(tmp_path, explore):
     write_folder(tmp_path / "runs")
     explore("page", "runs", "--page=here.md", "--details=reports")
     text = (tmp_path / "here.md").read_text()
-    assert "python3 explore_parameters.py page runs\n" in text
+    assert "<!-- tables of runs -->" in text
     assert "(reports/runs/report.md)" in text and (tmp_path / "reports/runs/runs.csv").is_file()
 
 

@@ -756,7 +756,9 @@ def test_ctrl_c_saves_a_run_and_names_the_command_that_continues_it(
         "checkpoint.npz",
         "checkpoint_before.npz",
         "flags.json",
+        "inference.json",
         "metrics.jsonl",
+        "processing.json",
     ]
 
 

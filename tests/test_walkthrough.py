@@ -22,7 +22,7 @@ def test_it_runs_from_the_matrices_to_a_trained_network(
     tiny_processed, tmp_path, monkeypatch, capsys
 ):
     drawn = []
-    monkeypatch.setattr(plotting, "save_figure", lambda figure, path: drawn.append(str(path)))
+    monkeypatch.setattr(plotting, "save_figure", lambda figure, path, *_: drawn.append(str(path)))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DATASET", tiny_processed)
     with threads_kept():

@@ -51,7 +51,7 @@ def trained_run(tiny_processed, tmp_path_factory):
         sizes = "--batch=3", "--test_batch=2", "--n_epochs=0"  # to compile a step takes seconds
         with pytest.MonkeyPatch.context() as patch:
             # Figures take longer than the rest.
-            patch.setattr(plotting, "save_figure", lambda figure, path: None)
+            patch.setattr(plotting, "save_figure", lambda figure, path, *_: None)
             process = run_here(script, *own, *common, *sizes)
         assert process.returncode == 0, process.stderr
         (made,) = results.glob("*/*")

@@ -561,7 +561,9 @@ def _network():
     flag_values, _ = command_line.parse_flags(
         lstm.define_flags, ["x", "--n_lstm=3", "--eprop=adaptive"]
     )
-    return lstm.make_network(flag_values, SimpleNamespace(n_features=2, n_classes=4), 1)
+    return lstm.make_network(
+        flag_values, SimpleNamespace(n_features=2, n_classes=4, dataset=None), 1
+    )
 
 
 def weights(folder, n_cases, derandomize):
