@@ -13,8 +13,9 @@
 #              in less than 15 minutes on two quiet cores
 # make frame_errors   errors of both networks under all rules, ours and the authors' (needs
 #              TIMIT=path, of the 16-speaker sample): reports in results/frame_errors_*
-# make results   RESULTS.md: all comparisons of experiments/, some 2.5 hours on two cores (needs
-#              TIMIT=path, of the 16-speaker sample; stopped, the same command goes on)
+# make results   the tables of RESULTS.md: all comparisons of experiments/, some 5 hours on two cores
+#              (needs TIMIT=path, of the 16-speaker sample; stopped, the same command goes on; with FULL=1
+#              and TIMIT=path of the whole corpus the plans of experiments/full_corpus/, days)
 
 PYTHON3 ?= python3
 VENV := .venv
@@ -31,7 +32,11 @@ FRAME_ERRORS := frame_errors_lstm frame_errors_lsnn frame_errors_lsnn_long frame
 	frame_errors_cost_lstm frame_errors_cost_lsnn
 EXPERIMENTS := learning_rates_lsnn lsnn_starts lsnn_baselines lmu_memory \
 	learning_rates_lsnn_unidirectional lsnn_unidirectional lsnn_untrained_cells \
-	learning_rates_lstm lstm_rules
+	learning_rates_lstm lstm_rules learning_rates_couplings couplings_late_answers couplings_delays \
+	couplings_starts couplings_heterogeneity couplings_bidirectional
+PLANS := experiments$(if $(FULL),/full_corpus)
+PROCESSED := $(if $(FULL),timit_processed,timit_sample_processed)
+RESULTS := results$(if $(FULL),/full_corpus)
 
 GUI := $(VENV)/installed_gui
 GUI_RUNS := $(DEMO)/gui
@@ -62,7 +67,7 @@ gui: $(GUI) $(if $(RUN),,$(GUI_RUNS)/trained)
 	$(PYTHON) nengo_gui_demo.py "$(or $(RUN),$$(cat $(GUI_RUNS)/trained))"
 
 $(GUI): requirements_pip_gui.txt | setup
-	$(PYTHON) -m pip install --quiet --disable-pip-version-check -r $< selenium
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check -r $<
 	touch $@
 
 $(GUI_RUNS)/trained: | setup
@@ -73,6 +78,7 @@ $(GUI_RUNS)/trained: | setup
 	ls -d $(GUI_RUNS)/*/*/ | tail -1 > $@
 
 test_gui: $(GUI)
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check selenium
 	$(PYTHON) -m pytest tests/inference/test_nengo_gui.py
 
 test: setup
@@ -110,7 +116,8 @@ frame_errors: setup
 		$(PYTHON) explore_parameters.py report results/$$plan || exit; done
 
 results: setup
-	$(PYTHON) timit_processing.py --data_path="$(TIMIT)" --output_path=timit_sample_processed
+	$(PYTHON) timit_processing.py --data_path="$(TIMIT)" --output_path=$(PROCESSED)
 	for plan in $(EXPERIMENTS); do \
-		$(PYTHON) explore_parameters.py run experiments/$$plan.json results/$$plan || [ $$? -eq 1 ] || exit; done
-	$(PYTHON) explore_parameters.py page $(EXPERIMENTS:%=results/%)
+		$(PYTHON) explore_parameters.py run $(PLANS)/$$plan.json $(RESULTS)/$$plan || [ $$? -eq 1 ] || exit; done
+	$(PYTHON) explore_parameters.py page $(EXPERIMENTS:%=$(RESULTS)/%) \
+		$(if $(FULL),--page=RESULTS_full_corpus.md --details=docs/results/full_corpus)

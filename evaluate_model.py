@@ -26,7 +26,7 @@ from tasks.figures import plot_confusion_matrix  # noqa: E402
 from toolbox.command_line import UserError  # noqa: E402
 from toolbox.durable_files import write_json  # noqa: E402
 from toolbox.plotting import with_note  # noqa: E402
-from training import devices, run_folder  # noqa: E402
+from training import devices, engines, run_folder  # noqa: E402
 
 
 def define_flags(flag_values):
@@ -51,6 +51,7 @@ def main(flag_values, *folders):
     n_threads = flag_values.n_threads or record.get("threads", 0)
     devices.set_up_devices(flag_values.cuda_device, n_threads, batch=sys.maxsize)
     devices.set_up_seed(record["seed"])
+    engines.check_gpu(flag_values.engine)
     changes = {"engine": flag_values.engine} if flag_values.engine else {}
     results = []
     for folder in folders:
@@ -60,6 +61,12 @@ def main(flag_values, *folders):
         print("\n".join(evaluation.report(results[-1])))
     content = results[0]
     if len(results) > 1:
+        speakers = [result["by_speaker"].keys() for result in results]
+        if any(names != speakers[0] for names in speakers):
+            raise UserError(
+                f"{' '.join(folders)}: their data have other speakers: name one data set for all "
+                "with --dataset"
+            )
         content = {"runs": results, "differences": evaluation.differences(results)}
         for row in content["differences"]:
             print(f"{row['run']} - {row['baseline']}: {evaluation.text(row)}")

@@ -80,9 +80,9 @@ def define_flags(flag_values):
         "learns (absent: its state appended to the features)",
     )
     define.integer("front_end_order", None, "columns of it", 1)
-    define.float("front_end_theta", None, "what it remembers, pixels", 1)
+    define.float("front_end_theta", None, "what it remembers, pixels", 1, 1e5)
     readout_memory.define_flags(define)
-    define.float("readout_theta", None, "its window, pixels")
+    define.float("readout_theta", None, "its window, pixels", 0, 1e5)
     flags.define_flags(define)
     neurons.define_flags(define)
     models.define_flags(define, "lsnn", "lstm")
@@ -132,6 +132,7 @@ def check_flags(flag_values):
             "--readout_init=ridge: regression fits an answer to every frame, and a digit has one: "
             "leave it out"
         )
+    front_end.check_encoders(flag_values)
     values = with_defaults(flag_values)
     readout_memory.check_flags(values, "readout_theta", 1)
     if values.front_end and values.front_end_theta < values.front_end_order:

@@ -95,7 +95,8 @@ def check_flags(flag_values):
     framewise.check_flags(flag_values)
     couplings.check_flags(flag_values)
     ctc.penalties_from_flags(flag_values)
-    if flag_values.reference_quirks and flag_values.readout_memory != "none":
+    is_lsnn = flag_values.model == "lsnn"
+    if is_lsnn and flag_values.reference_quirks and flag_values.readout_memory != "none":
         raise command_line.UserError(
             "--readout_memory with --reference_quirks: the authors' readout here filters the steps "
             "of a frame; leave out one of the two"

@@ -44,7 +44,7 @@ from tasks.framewise import cross_entropy  # noqa: E402
 from training import engines  # noqa: E402
 from training.steps import compute_gradients, make_optimizer  # noqa: E402
 
-PROOF_TOLERANCE = 1e-10  # relative, float64
+PROOF_TOLERANCE = 1e-12  # relative, float64
 LIVE_NORM = 1e-6
 MEMORIES = ("legendre readout", "taps readout", "learned encoders")
 VECTOR_TOLERANCE = 1e-4  # relative, float32

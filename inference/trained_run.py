@@ -9,7 +9,7 @@ from layers.kernels import with_arrays
 from lmu.front_end import FrontEnd
 from speech.dataset import Scaling
 from toolbox.command_line import UserError
-from training import checkpoints, run_folder
+from training import checkpoints, engines, run_folder
 
 METRICS_FILE = "metrics.json"
 CTC_SCRIPT = "solve_timit_with_ctc_in_tensorflow"
@@ -80,7 +80,7 @@ def open_run(folder, **changes):
             folder,
             record,
             _read(folder, METRICS_FILE),
-            models.from_description(content["network"], **changes),
+            models.from_description(content["network"], **{"engine": _engine(content), **changes}),
             data["phones"],
             Scaling(**with_arrays(data["scaling"])),
             front_end and FrontEnd.from_description(front_end),
@@ -95,6 +95,16 @@ def open_run(folder, **changes):
     except UserError as error:
         raise UserError(str(error).removeprefix("--checkpoint: ")) from None
     return run
+
+
+def _engine(content):
+    """The run's engine, or the CPU's where it was one of a GPU that does not work here."""
+    engine = content["network"]["config"]["engine"]
+    if engine not in engines.SELF_CHECKS or not (why := engines.why_not(engine)):
+        return engine
+    on_cpu = {"cuda": "event", "cudnn": "fused"}[engine]
+    print(f"engine: {on_cpu}, not the run's {engine} ({why})")
+    return on_cpu
 
 
 def _read(folder, name):

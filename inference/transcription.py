@@ -68,7 +68,10 @@ def read_sound(path):
     if is_ours or info is None or content.startswith(SPHERE):
         samples, notes = read_audio(path)  # it knows what can be wrong with a file
         return Sound(samples, SAMPLE_RATE_HZ, [note.text for note in notes])
-    samples, rate_hz = soundfile.read(io.BytesIO(content), always_2d=True)
+    try:
+        samples, rate_hz = soundfile.read(io.BytesIO(content), always_2d=True)
+    except soundfile.SoundFileError as error:
+        raise bad_file("damaged audio", path, f"cannot be read ({error}), expected sound") from None
     notes = [f"{info.channels} channels averaged"] if info.channels > 1 else []
     samples = samples.mean(axis=1)
     if rate_hz != SAMPLE_RATE_HZ:
@@ -133,9 +136,9 @@ def _hear_whole(run, samples):
     start_s, delay = time.perf_counter(), run.flags["target_delay_frames"]
     features = Features(run).feed(samples, is_end=True)
     n_frames = len(features)
+    features = np.concatenate([features, np.repeat(features[-1:], delay, axis=0)])
     if run.front_end:
         features = run.front_end(features)
-    features = np.concatenate([features, np.repeat(features[-1:], delay, axis=0)])
     batch = features[np.newaxis], np.array([len(features)], np.int32)
     options = {"with_spikes": True} if run.network.is_spiking else {}
     output = run.network(*batch, **options)

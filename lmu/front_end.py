@@ -46,13 +46,25 @@ def define_flags(define):
     )
     define.integer("front_end_channels", 4, "channels in it", 1)
     define.integer("front_end_order", 4, "columns for each of them", 1)
-    define.float("front_end_theta_ms", 200.0, "its memory, ms of speech", 1)
+    define.float(
+        "front_end_theta_ms", 200.0, "its memory, ms of speech", 1, readout_memory.LONGEST_MS
+    )
 
 
 def check_flags(flag_values):
     """Raise UserError for flags of a front end that is not there."""
     if not flag_values.front_end:
         check_unread(flag_values, FLAGS, "--front_end")
+    check_encoders(flag_values)
+
+
+def check_encoders(flag_values):
+    """Raise UserError for encoders that would not learn; an LSTM's cells always train."""
+    if flag_values.front_end_encoders == "learned" and not getattr(flag_values, "cell_train", True):
+        raise UserError(
+            "--front_end_encoders=learned with --nocell_train: the readout alone is trained; take pca, "
+            "or leave out one of the two"
+        )
 
 
 def from_flags(flag_values):
@@ -177,6 +189,6 @@ def _held(utterances, encoders, kernels):
 def _check_columns(kind, sizes):
     if np.any(sizes < 1e-9):
         raise UserError(
-            f"--front_end={kind}: a column is constant in the training set: give a smaller "
-            "--front_end_theta_ms, than the utterances last, or fewer --front_end_channels"
+            f"--front_end={kind}: a column is constant in the training set: give a window shorter "
+            "than the utterances (--front_end_theta_ms), or fewer --front_end_channels"
         )

@@ -19,6 +19,7 @@ from lmu import legendre
 from toolbox.command_line import UserError, check_unread
 
 KINDS = ("none", "legendre", "taps")
+LONGEST_MS = 1e5  # of a window
 MOST_ORDER = 32  # beyond, the discrete system's digits are lost
 
 
@@ -31,7 +32,7 @@ def define_flags(define):
         "what the readout sees of the activity's past: a Legendre memory of it, or delayed copies",
     )
     define.integer("readout_order", 6, "signals that it holds of each neuron", 1, MOST_ORDER)
-    define.float("readout_theta_ms", 200.0, "its window, ms of speech")
+    define.float("readout_theta_ms", 200.0, "its window, ms of speech", 0, LONGEST_MS)
 
 
 def check_flags(flag_values, theta="readout_theta_ms", frame=legendre.FRAME_MS):

@@ -434,6 +434,12 @@ def test_spread_time_constants_are_whole_or_half(short_dataset):
         (lstm, ["--front_end_order=3"], ["--front_end_order=3 without --front_end:"]),
         (lstm, ["--readout_order=3"], ["--readout_order=3 without --readout_memory:"]),
         (lsnn, [*MEMORY, "--readout_init=ridge"], ["--readout_memory=legendre", "leave out one"]),
+        (
+            lsnn,
+            ["--front_end=lmu", "--front_end_encoders=learned", "--nocell_train"],
+            ["--front_end_encoders=learned with --nocell_train", "take pca"],
+        ),
+        (lstm, ["--readout_memory=taps", "--readout_theta_ms=50"], ["--readout_theta_ms=50", "60"]),
         (lsnn, [*INPUT_MEMORY, "--readout_init=ridge"], ["--front_end_encoders=pca", "leave out"]),
         (lsnn, ["--init=lmu", "--front_end_theta_ms=90"], ["--front_end_theta_ms=90.0 without"]),
     ],

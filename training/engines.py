@@ -104,8 +104,8 @@ def why_not(engine):
         hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
         if not hidden and not tf.test.is_built_with_cuda() and nvidia.listed_gpus():
             return (
-                "nvidia-smi lists a GPU, and this TensorFlow is the build for the CPU: make setup "
-                "REQUIREMENTS=requirements_pip_gpu.txt"
+                "nvidia-smi lists a GPU, and this TensorFlow is the build for the CPU: rm -r .venv; "
+                "make setup REQUIREMENTS=requirements_pip_gpu.txt"
             )
         return "no GPU is visible"
     for name in names:

@@ -22,7 +22,7 @@ def evaluated(folder, tmp_path, *arguments):
     return json.loads((tmp_path / "e.json").read_text()), process.stdout
 
 
-@pytest.mark.parametrize("kind", ["lsnn", "lstm", "ctc"])
+@pytest.mark.parametrize("kind", ["lsnn", "lstm", "late_lstm", "ctc"])
 def test_its_own_test_set_gives_the_metrics_of_training(kind, trained_run, tmp_path, monkeypatch):
     folder = trained_run(kind)
     drawn = []

@@ -82,3 +82,12 @@ def test_other_folders_are_refused_in_one_line(copy, tmp_path):
     edit("flags.json", script="solve_timit_with_framewise_lsnn")
     (copy / "metrics.json").unlink()
     refused("has not ended", "--resume=")
+
+
+def test_a_run_of_a_gpu_is_opened_on_the_cpu(copy, capsys):
+    path = copy / "inference.json"
+    content = json.loads(path.read_text())
+    content["network"]["config"]["engine"] = "cuda"
+    path.write_text(json.dumps(content))
+    assert open_run(str(copy)).network.config.engine == "event"
+    assert "engine: event, not the run's cuda (no GPU is visible)" in capsys.readouterr().out
