@@ -61,6 +61,7 @@ def _lsnn_step(rule, side, batch, n_units, n_threads):
     from training.flags import TrainingConfig
 
     given = [f"--side={side}", "--dataset=none", f"--batch={batch}", f"--n_adaptive={n_units}"]
+    given.append("--n_epochs=1000")  # of a batch each
     flag_values, _ = command_line.parse_flags(
         solve_psmnist.define_flags, ["solve_psmnist.py", *given, *SCRIPT_FLAGS[rule]]
     )
