@@ -67,6 +67,13 @@ def _place(position, length, is_reversed):
 
 
 @cuda.jit(device=True)
+def _clear(words, slot, n_words):
+    """All threads of a block set the words of a slot to 0."""
+    for w in range(cuda.threadIdx.x, n_words, cuda.blockDim.x):
+        words[slot, w] = uint32(0)
+
+
+@cuda.jit(device=True)
 def _rank(words, slot, j):
     """How many bits are set below bit j."""
     rank = int32(0)
@@ -100,9 +107,8 @@ def forward_kernel(dtype, per_thread, n_repeat):
         zero, one = real(0), real(1)
         n_frames = n_frames_of[b]
         is_reversed = d == 1
-        for w in range(thread, n_words, threads):
-            words[0, w] = uint32(0)
-            words[1, w] = uint32(0)
+        _clear(words, 0, n_words)
+        _clear(words, 1, n_words)
         for f in range(n_frames, current.shape[1]):
             for j in range(thread, n, threads):
                 z_mean[b, f, d, j] = zero
@@ -161,7 +167,7 @@ def forward_kernel(dtype, per_thread, n_repeat):
                     listed[m] = n  # the row of zeros
                 for w in range(thread, n_words, threads):
                     spikes[b, d, w, t] = words[slot, w]
-                    words[1 - slot, w] = uint32(0)
+                _clear(words, 1 - slot, n_words)
                 cuda.syncthreads()
                 for m in range(0, n_fired, UNROLL):
                     i0, i1, i2, i3 = listed[m], listed[m + 1], listed[m + 2], listed[m + 3]
@@ -217,9 +223,8 @@ def backward_kernel(dtype, per_thread, n_repeat):
         zero = real(0)
         n_frames = n_frames_of[b]
         is_reversed = d == 1
-        for w in range(thread, n_words, threads):
-            words[0, w] = uint32(0)
-            words[1, w] = uint32(0)
+        _clear(words, 0, n_words)
+        _clear(words, 1, n_words)
         for f in range(n_frames, grad_z_mean.shape[1]):
             for j in range(thread, n, threads):
                 grad_current[b, f, d, j] = zero
@@ -277,8 +282,7 @@ def backward_kernel(dtype, per_thread, n_repeat):
                     for m in range(n_live + thread, n_live + UNROLL, threads):
                         listed[m] = n
                         sent[m] = zero
-                    for w in range(thread, n_words, threads):
-                        words[1 - slot, w] = uint32(0)
+                    _clear(words, 1 - slot, n_words)
                     cuda.syncthreads()
                     for k in range(K):
                         j = thread + k * threads
@@ -324,9 +328,8 @@ def weights_kernel(dtype, per_thread, n_repeat):
         total = cuda.local.array(K, real)
         zero = real(0)
         word, bit = i >> 5, uint32(i & 31)
-        for w in range(thread, WARP, threads):
-            words[0, w] = uint32(0)
-            words[1, w] = uint32(0)
+        _clear(words, 0, WARP)
+        _clear(words, 1, WARP)
         for k in range(K):
             total[k] = zero
         cuda.syncthreads()
@@ -345,8 +348,7 @@ def weights_kernel(dtype, per_thread, n_repeat):
                     listed[_rank(words, slot, thread)] = t + 1
                 for m in range(n_listed + thread, n_listed + UNROLL, threads):
                     listed[m] = n_steps  # where delta is 0
-                for w in range(thread, WARP, threads):
-                    words[1 - slot, w] = uint32(0)
+                _clear(words, 1 - slot, WARP)
                 cuda.syncthreads()
                 for m in range(0, n_listed, UNROLL):
                     for k in range(K):
