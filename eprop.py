@@ -16,7 +16,8 @@ random      stopped                         fixed random weights B
 adaptive    stopped                         B, which receives W_out's gradient; both decay
 
 `alif_traces` and `lstm_traces` are the traces of (a), forward in time, each written out. They prove
-that the shortcut is e-prop (`verify_eprop.py`) and are not the way to train: the traces need memory for every synapse.
+that the shortcut is e-prop (`verify_eprop.py`) and are not the way to train: the traces need memory for
+every synapse.
 
 A readout that remembers the activity o_f of a frame, x_f = A x_{f-1} + B o_f with the logits
 sum_k (C x_f)_k R_k, leaves e-prop online: each synapse's trace goes through the same memory,

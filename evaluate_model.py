@@ -61,12 +61,6 @@ def main(flag_values, *folders):
         print("\n".join(evaluation.report(results[-1])))
     content = results[0]
     if len(results) > 1:
-        speakers = [result["by_speaker"].keys() for result in results]
-        if any(names != speakers[0] for names in speakers):
-            raise UserError(
-                f"{' '.join(folders)}: their data have other speakers: name one data set for all "
-                "with --dataset"
-            )
         content = {"runs": results, "differences": evaluation.differences(results)}
         for row in content["differences"]:
             print(f"{row['run']} - {row['baseline']}: {evaluation.text(row)}")

@@ -203,7 +203,7 @@ def differences(results):
     """What runs differ by from the first of them, speaker by speaker: rows with `run`, `baseline`.
 
     Raises:
-        UserError: runs of different metrics.
+        UserError: runs of different metrics, or on data of different speakers.
     """
     first, *others = results
     rows = []
@@ -212,6 +212,11 @@ def differences(results):
             raise UserError(
                 f"{result['run']}: has {result['metric']}, {first['run']} has {first['metric']}: "
                 "compare runs of one task"
+            )
+        if result["by_speaker"].keys() != first["by_speaker"].keys():
+            raise UserError(
+                f"{result['run']}: its data have other speakers than those of {first['run']}: name one "
+                "data set for all with --dataset"
             )
         pairs = zip(result["by_speaker"].values(), first["by_speaker"].values())
         row = _row([other["error"] - own["error"] for other, own in pairs], result["utterances"])

@@ -118,6 +118,9 @@ def test_several_runs_are_compared_speaker_by_speaker(trained_run, tmp_path):
         second["develop_frame_error"] - first["develop_frame_error"], abs=1e-9
     )
     assert f"{folders[1]} - {folders[0]}: " in out
+    others = {**second, "by_speaker": {"dr1/nobody": second["speakers"]}}
+    with pytest.raises(UserError, match="other speakers.*--dataset"):
+        evaluation.differences([first, others])
 
 
 def test_what_cannot_be_evaluated_is_said_in_one_line(trained_run, tmp_path):
