@@ -13,7 +13,7 @@
 #              in less than 15 minutes on two quiet cores
 # make frame_errors   errors of both networks under all rules, ours and the authors' (needs
 #              TIMIT=path, of the 16-speaker sample): reports in results/frame_errors_*
-# make results   the tables of RESULTS.md: all comparisons of experiments/, some 5 hours on two cores
+# make results   the tables of RESULTS.md: all comparisons of experiments/, an estimated 5 hours on two cores
 #              (needs TIMIT=path, of the 16-speaker sample; stopped, the same command goes on; with FULL=1
 #              and TIMIT=path of the whole corpus the plans of experiments/full_corpus/, days)
 

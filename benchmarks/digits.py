@@ -7,7 +7,7 @@ An LSNN of `solve_psmnist.py`, with its own defaults at that side, takes steps o
 random pixels; so does a Keras model of keras-lmu's layer (`pip install keras-lmu`; without it that row
 is left out), with as many units and a memory of the whole digit, of the order that psMNIST is usually
 given. Each is measured in a process of its own, and prints median and least seconds a step after a
-warm-up. Five minutes on two cores.
+warm-up. A minute on two cores.
 """
 
 import importlib.util
