@@ -79,7 +79,7 @@ $(GUI_RUNS)/trained: | setup
 
 test_gui: $(GUI)
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check selenium
-	$(PYTHON) -m pytest tests/inference/test_nengo_gui.py
+	NO_SKIP=1 $(PYTHON) -m pytest tests/inference/test_nengo_gui.py
 
 test: setup
 	$(PYTHON) -m pytest -n auto --dist worksteal

@@ -26,7 +26,7 @@ from training.steps import OPTIMIZERS  # noqa: E402
 
 # Defaults that depend on the model; the recipes with which each of them trains.
 DEFAULTS = {
-    "lstm": {"n_neuron": 128, "n_repeat": 1, "input_noise": 0.6, "lr_init": 0.02},
+    "lstm": {"n_neuron": 128, "n_repeat": 1, "input_noise": 0.4, "lr_init": 0.02},
     "lsnn": {"n_neuron": 400, "n_repeat": 5, "input_noise": 0.3, "lr_init": 0.01},
 }
 DECAY_SHARE = 0.7  # of the iterations, after which the learning rate falls by default
@@ -52,7 +52,7 @@ def define_flags(flag_values):
     own.float(
         "input_noise",
         None,
-        "standard deviation of Gaussian noise on the (normalised) training features (0.6 LSTM, 0.3 "
+        "standard deviation of Gaussian noise on the (normalised) training features (0.4 LSTM, 0.3 "
         "LSNN)",
         0,
     )
