@@ -4,10 +4,11 @@
 # make gui     the page of nengo_gui with a trained LSNN; trains one first, in half a minute, where
 #              there is none (RUN=run folder: shows that one)
 # make test    all tests but those that take long
+# make test_stress   those that take long: real processes that are killed, resumed or train together
 # make test_cuda   tests of the engine for GPUs, without one: in a simulator, and compiled for each kind;
 #              in an environment of its own, .venv_cuda
 # make test_gui   that page in a real browser (needs chromium and chromium-driver)
-# make soak    the other tests; kills, full disks, foreign input, memory and threads in the long run:
+# make soak    make test_stress; then kills, full disks, foreign input, memory and threads in the long run:
 #              one summary and soak.json, in less than 30 minutes on two cores (PART=name,name runs some)
 # make bench   seconds and memory of training: tables, JSON and figures as in benchmarks/README.md,
 #              in less than 15 minutes on two quiet cores
@@ -41,7 +42,7 @@ RESULTS := results$(if $(FULL),/full_corpus)
 GUI := $(VENV)/installed_gui
 GUI_RUNS := $(DEMO)/gui
 
-.PHONY: setup demo gui test test_cuda test_gui soak bench frame_errors results
+.PHONY: setup demo gui test test_stress test_cuda test_gui soak bench frame_errors results
 
 setup: $(STAMP)
 
@@ -84,6 +85,9 @@ test_gui: $(GUI)
 test: setup
 	$(PYTHON) -m pytest -n auto --dist worksteal
 
+test_stress: setup
+	$(PYTHON) -m pytest -n auto --dist worksteal -m stress
+
 test_cuda: $(VENV)_cuda/installed
 	NUMBA_ENABLE_CUDASIM=1 $(VENV)_cuda/bin/python -m pytest -n auto tests/gpu/test_simulated.py \
 		tests/gpu/test_in_tensorflow.py tests/gpu/test_benchmark.py
@@ -95,8 +99,7 @@ $(VENV)_cuda/installed: requirements_pip.txt requirements_pip_gpu.txt
 		-r requirements_pip.txt $$(grep numba-cuda requirements_pip_gpu.txt)
 	touch $@
 
-soak: setup
-	$(if $(PART),,$(PYTHON) -m pytest -n auto --dist worksteal -m stress)
+soak: $(if $(PART),setup,test_stress)
 	$(PYTHON) tests/stress/soak.py --json=soak.json $(if $(PART),--part=$(PART))
 
 bench: setup

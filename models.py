@@ -29,9 +29,9 @@ import tensorflow as tf
 import eprop
 from layers import kernels, neurons
 from layers.alif import ENGINES, AlifLayer
-from layers.kernels import InputMemory
+from layers.kernels import DelayLine, InputMemory
 from layers.lstm import LSTM_ENGINES, N_DIRECTIONS, LstmLayer
-from layers.memories import EncodedMemory, recall
+from layers.memories import EncodedMemory, read_events, recall
 from layers.neurons import AlifParameters, scaled_normal
 from layers.sequences import exponential_filter, frame_means, reverse_time
 from toolbox.command_line import UserError
@@ -286,6 +286,7 @@ class Readout(tf.Module):
         n_directions: of each layer, whose columns lie beside each other.
         n_units: columns of a layer and direction.
         n_remembered: columns of the memory before the cells.
+        is_sparse: the activity is mostly zeros, on the CPU: only work where it is not.
 
     Attributes:
         w_out: [n_in, classes] weights of the filtered activity.
@@ -309,6 +310,7 @@ class Readout(tf.Module):
         n_directions=1,
         n_units=None,
         n_remembered=0,
+        is_sparse=False,
         dtype=tf.float32,
         name="readout",
     ):
@@ -316,6 +318,7 @@ class Readout(tf.Module):
         self.rule = rule
         self.decay = decay
         self.memory = memory
+        self.is_sparse = is_sparse
         self._n_units = n_units
         scale = 1 / np.sqrt(n_in)
 
@@ -356,12 +359,10 @@ class Readout(tf.Module):
             seq_len: [batch] true frames; only a memory of two directions reads it.
             remembered: [batch, frames, n_remembered], the memory before the cells.
         """
-        logits = self._product(activity, self.w_out, self.feedback)
-        if self.decay is not None:
-            # Filter and product commute; the classes are fewer than the neurons.
-            logits = exponential_filter(logits, self.decay)
-        if self.v_out is not None:
-            logits += self._recalled(activity, seq_len)
+        parts = self._parts(activity)
+        if self.is_sparse and len(parts) == 2:  # all of one direction's past at once
+            parts = [_together(*parts)]
+        logits = tf.add_n([self._read(*part, seq_len) for part in parts])
         if self.u_out is not None:
             logits += self._product(remembered, self.u_out, self.feedback_u)
         return logits if self.b_out is None else logits + self.b_out
@@ -384,28 +385,63 @@ class Readout(tf.Module):
             activity, weights, feedback, train_feedback=self.rule == "adaptive"
         )
 
-    def _recalled(self, activity, seq_len):
-        """sum_k h_k V_k [batch, frames, classes], each direction's past in its own time."""
-        n_directions, _, order, n_classes = self.v_out.shape
+    def _parts(self, activity):
+        """What is read by which kernels: (activity [batch, frames, n], weights [n, order, classes],
+        feedback as these or None, kernels, whether time is a backward cell's)."""
+
+        def with_order(weights):
+            return None if weights is None else tf.expand_dims(weights, 1)
+
+        exponential = DelayLine(np.array([0]), self.decay or 0.0)
+        filtered = activity, with_order(self.w_out), with_order(self.feedback), exponential, False
+        if self.v_out is None:
+            return [filtered]
+        n_directions = self.v_out.shape[0]
         n_batch, n_frames = tf.unstack(tf.shape(activity)[:2])
         shape = [n_batch, n_frames, -1, n_directions, self._n_units]  # layer, direction, unit
-
-        def of_direction(direction, activity):
-            weights, feedback = (
-                None if w is None else tf.reshape(w[direction], [-1, order * n_classes])
-                for w in (self.v_out, self.feedback_v)
-            )
-            q = self._product(activity, weights, feedback)  # [batch, frames, order * classes]
-            if direction == 1:
-                q = reverse_time(q, seq_len, whole_axis=False)
-            y = recall(tf.reshape(q, [n_batch, n_frames, order, n_classes]), self.memory)
-            return reverse_time(y, seq_len, whole_axis=False) if direction == 1 else y
-
         apart = tf.unstack(tf.reshape(activity, shape), axis=3)
-        n_in = activity.shape[-1] // n_directions
-        return tf.add_n(
-            [of_direction(d, tf.reshape(x, [n_batch, n_frames, n_in])) for d, x in enumerate(apart)]
+        shape = [n_batch, n_frames, activity.shape[-1] // n_directions]
+        feedback = self.feedback_v if self.feedback_v is not None else [None] * n_directions
+        return [
+            filtered,
+            *(
+                (tf.reshape(apart[d], shape), self.v_out[d], feedback[d], self.memory, d == 1)
+                for d in range(n_directions)
+            ),
+        ]
+
+    def _read(self, activity, weights, feedback, memory, is_reversed, seq_len):
+        """Logits of one of the parts."""
+        if self.is_sparse:
+            return read_events(
+                activity,
+                weights,
+                weights if feedback is None else feedback,
+                memory,
+                self.rule == "adaptive",
+                seq_len if is_reversed else None,
+            )
+        shape = [*tf.unstack(tf.shape(activity)[:2]), *weights.shape[1:]]
+        columns = [weights.shape[0], -1]
+        weights, feedback = (
+            None if w is None else tf.reshape(w, columns) for w in (weights, feedback)
         )
+        q = self._product(activity, weights, feedback)  # filter and product commute
+        if is_reversed:
+            q = reverse_time(q, seq_len, whole_axis=False)
+        y = recall(tf.reshape(q, shape), memory)
+        return reverse_time(y, seq_len, whole_axis=False) if is_reversed else y
+
+
+def _together(part, other):
+    """Two parts of a readout of the same activity as one."""
+    activity, *of_part, memory, is_reversed = part
+    _, *of_other, other_memory, _ = other
+    weights, feedback = (
+        None if w is None else tf.concat([w, o], 1) for w, o in zip(of_part, of_other)
+    )
+    system = kernels.side_by_side(memory.state_space(), other_memory.state_space())
+    return activity, weights, feedback, system, is_reversed
 
 
 # --------------------------------------------------------------------------- networks
@@ -637,6 +673,7 @@ class Lsnn(Network):
             n_directions=config.n_directions,
             n_units=n_neurons,
             n_remembered=n_remembered,
+            is_sparse=config.engine == "event" and not config.filter_steps,
             dtype=config.dtype,
         )
         super().__init__(config, n_features, layers, readout, name="lsnn")

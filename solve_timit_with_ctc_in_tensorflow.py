@@ -30,7 +30,15 @@ DEFAULTS = {
     "lsnn": {"n_neuron": 400, "n_repeat": 5, "input_noise": 0.3, "lr_init": 0.01},
 }
 DECAY_SHARE = 0.7  # of the iterations, after which the learning rate falls by default
-LEFT_OUT = ("n_regular", "n_adaptive", "n_lstm", "adam", "input_noise_std", "lr_decay_every")
+LEFT_OUT = (
+    "n_regular",
+    "n_adaptive",
+    "n_lstm",
+    "adam",
+    "input_noise_std",
+    "lr_decay_every",
+    "grad_clip",
+)
 
 
 def define_flags(flag_values):
@@ -56,6 +64,13 @@ def define_flags(flag_values):
         "LSNN)",
         0,
     )
+    own.float(
+        "grad_clip",
+        None,
+        "largest global norm of the gradients, before the optimiser; 0: any (default 0, the authors' 1 "
+        "with --reference_quirks)",
+        0,
+    )
     own.integer(
         "lr_decay_every",
         -1,
@@ -76,6 +91,8 @@ def settings(flag_values):
     values = flag_values.flag_values_dict()
     for name, default in DEFAULTS[values["model"]].items():
         values[name] = default if values[name] is None else values[name]
+    if values["grad_clip"] is None:
+        values["grad_clip"] = float(values["reference_quirks"])
     n_regular = round(values["n_split"] * values["n_neuron"])
     share = values["lr_decay_every"] / max(values["n_epochs"], 1)
     return types.SimpleNamespace(

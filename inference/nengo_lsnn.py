@@ -72,7 +72,9 @@ class Alif(nengo.neurons.NeuronType):
 
 
 class PhoneReadout(nengo.Process):
-    """Phone probabilities of spikes times W_out [columns]: their mean over a frame, then the readout.
+    """Phone probabilities of the columns that the readout takes: their mean over a frame, then it.
+
+    They are spikes times its weights, and what a memory before the cells holds.
 
     The answer to a frame is given in its last step and stays until the next one's.
     """
@@ -81,7 +83,7 @@ class PhoneReadout(nengo.Process):
     n_repeat = Parameter("n_repeat")
 
     def __init__(self, readout, n_repeat):
-        super().__init__(readout.weights.shape[1], readout.n_classes)
+        super().__init__(readout.weights.shape[1] + readout.n_remembered, readout.n_classes)
         self.readout, self.n_repeat = readout, n_repeat
 
     def make_state(self, shape_in, shape_out, dt, dtype=None):
@@ -97,7 +99,8 @@ class PhoneReadout(nengo.Process):
         def step(t, columns):
             sums[...] += columns
             if round(t / dt) % self.n_repeat == 0:
-                logits = self.readout.logits(state, sums / self.n_repeat)
+                means = np.split(sums / self.n_repeat, [self.readout.weights.shape[1]])
+                logits = self.readout.logits(state, *means)
                 answer[...] = softmax(logits)
                 sums[...] = 0
             return answer
@@ -115,11 +118,13 @@ def build_network(lsnn, features, names=None, phns=None):
         phns: [frames], the class that is spoken.
 
     Returns:
-        nengo.Network with the attributes `features` (node), `neurons` (ensemble of the first layer),
-        `layers` (all ensembles), `loops` (their recurrent connections), `phones` and `heard` (nodes).
+        nengo.Network with the attributes `features` (node: these, and what a memory before the cells
+        holds of them), `neurons` (ensemble of the first layer), `layers` (all ensembles), `loops`
+        (their recurrent connections), `phones` and `heard` (nodes).
     """
     parameters, readout = lsnn.parameters, ReadoutStream(lsnn.readout)
-    n = len(parameters.alpha)
+    n, n_columns = len(parameters.alpha), readout.weights.shape[1]
+    read, _ = lsnn.read(np.asarray(features, lsnn.config.dtype.as_numpy_dtype)[np.newaxis])
 
     def connect(source, target, weights, synapse=None):
         """Weights [from, to] as `layers.neurons` has them, in Nengo's units of `source`."""
@@ -128,7 +133,7 @@ def build_network(lsnn, features, names=None, phns=None):
         return nengo.Connection(source, target, transform=transform, synapse=synapse)
 
     with nengo.Network(label="LSNN", seed=0) as network:
-        network.features = frames_node(features, parameters)
+        network.features = frames_node(np.asarray(read)[0], parameters)
         network.phones = nengo.Node(PhoneReadout(readout, parameters.n_repeat), label="phones")
         network.layers, network.loops = [], []
         source = network.features
@@ -144,9 +149,12 @@ def build_network(lsnn, features, names=None, phns=None):
                 w_rec = layer.effective_w_rec().numpy()[0]
                 network.loops.append(connect(source, source, w_rec, synapse=0))
         network.neurons = network.layers[0]
-        read = network.layers if lsnn.config.loss_from_all_layers else network.layers[-1:]
-        for ensemble, weights in zip(read, np.split(readout.weights, len(read))):
-            connect(ensemble.neurons, network.phones, weights)
+        seen = network.layers if lsnn.config.loss_from_all_layers else network.layers[-1:]
+        for ensemble, weights in zip(seen, np.split(readout.weights, len(seen))):
+            connect(ensemble.neurons, network.phones[:n_columns], weights)
+        if readout.n_remembered:
+            remembered = network.features[lsnn.n_features :]
+            nengo.Connection(remembered, network.phones[n_columns:], synapse=None)
         if names is not None:
             function = page(names, phns, parameters)
             network.heard = nengo.Node(function, size_in=len(names), label="heard")
@@ -188,11 +196,6 @@ def network_of_run(folder, split="develop", utterance=0):
         raise UserError(f"{folder}: is a run of an LSTM, expected one of an LSNN")
     if why := obstacle(run.network):
         raise UserError(f"{folder}: {why}: expected an LSNN trained with --n_directions=1")
-    if run.network.memory is not None:
-        raise UserError(
-            f"{folder}: its network has a memory before the cells (--front_end_encoders), which is "
-            "not built in Nengo: expected one without"
-        )
     flags = run.flags
     dataset = TimitDataset(flags["dataset"], flags["preproc"], flags["reduced_phns"])
     if run.front_end:

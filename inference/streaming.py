@@ -207,6 +207,7 @@ class ReadoutStream:
     Attributes:
         weights: [n_in, columns] that the activity of a frame is multiplied by.
         n_classes: of the logits.
+        n_remembered: what it takes of a memory before the cells.
     """
 
     def __init__(self, readout):
@@ -219,7 +220,10 @@ class ReadoutStream:
             v = readout.v_out.numpy()[0].astype(float)  # [n_in, order, classes]
             self.weights = np.concatenate([self.weights, v.reshape(len(v), -1)], axis=1)
             self._system = readout.memory.state_space()
-        self._u = None if readout.u_out is None else readout.u_out.numpy().astype(float)
+        self._u = np.zeros((0, self.n_classes))
+        if readout.u_out is not None:
+            self._u = readout.u_out.numpy().astype(float)
+        self.n_remembered = len(self._u)
 
     def state(self):
         """Before the first frame: arrays by name that `logits` changes."""
@@ -229,7 +233,7 @@ class ReadoutStream:
             "recalled": np.zeros((n_states, self.n_classes)),
         }
 
-    def logits(self, state, columns, remembered=()):
+    def logits(self, state, columns, remembered):
         """Logits [classes] of a frame.
 
         Args:
@@ -245,4 +249,4 @@ class ReadoutStream:
             q = columns[self.n_classes :].reshape(len(c), self.n_classes)
             state["recalled"][...] = a.T @ state["recalled"] + c.T @ q
             logits = logits + b @ state["recalled"]
-        return logits if self._u is None else logits + remembered @ self._u
+        return logits + remembered @ self._u

@@ -8,6 +8,7 @@ answers for the block's own input; a state a block, for all before.
 import numpy as np
 import tensorflow as tf
 
+from layers import event_readout
 from layers.kernels import DelayLine
 from layers.sequences import exponential_filter
 
@@ -71,6 +72,49 @@ def recall(x, kernels):
         return exponential_filter(y, kernels.decay) if kernels.decay else y
     a, b, c = kernels
     return linear_system(x, a.T, c.T, b[None])[:, :, 0]
+
+
+def read_events(activity, weights, feedback, kernels, trains_feedback, reverse_len=None):
+    """`recall` of the product of sparse activity and weights, by `event_readout`, on the CPU.
+
+    Args:
+        activity: [batch, frames, n].
+        weights: R, [n, order, classes].
+        feedback: as R, what errors go back to the neurons through; R itself if nothing else.
+        kernels: StateSpace or DelayLine.
+        trains_feedback: the feedback receives the gradient of R, else none.
+        reverse_len: as for `event_readout.forward`.
+
+    Returns:
+        [batch, frames, classes]
+    """
+    system, dtype = kernels.state_space(), activity.dtype
+    reverse_len = [] if reverse_len is None else [reverse_len]
+
+    @tf.custom_gradient
+    def function(activity, weights, feedback):
+        def gradient(error):
+            grad_q, grad_weights = tf.numpy_function(
+                lambda error, activity, *n: event_readout.backward(error, activity, system, *n),
+                [error, activity, *reverse_len],
+                [dtype, dtype],
+            )
+            grad_q.set_shape([*activity.shape[:2], *weights.shape[1:]])
+            grad_weights.set_shape(weights.shape)
+            return (
+                tf.tensordot(grad_q, feedback, [[2, 3], [1, 2]]),
+                grad_weights,
+                grad_weights if trains_feedback else tf.zeros_like(feedback),
+            )
+
+        logits = tf.numpy_function(
+            lambda activity, weights, *n: event_readout.forward(activity, weights, system, *n),
+            [activity, weights, *reverse_len],
+            dtype,
+        )
+        return tf.ensure_shape(logits, [*activity.shape[:2], weights.shape[-1]]), gradient
+
+    return function(activity, weights, feedback)
 
 
 def delayed(x, n_steps):

@@ -24,6 +24,16 @@ def thread_count():
     return os.cpu_count() or 1
 
 
+PIECES = 8  # of a batch that are handed to the threads; the same for any number of them
+
+
+def pieces(batch):
+    """(first, last) of the pieces of a batch."""
+    n = max(1, min(batch, PIECES))
+    edges = [batch * i // n for i in range(n + 1)]
+    return list(zip(edges[:-1], edges[1:]))
+
+
 _pools = {}
 _pools_lock = threading.Lock()
 

@@ -88,7 +88,7 @@ def run_in(folder, script, *arguments, timeout_s=LIMIT_S, **environment):
     )
 
 
-TAKE_ARGUMENTS = ("verify_eprop", "evaluate_model", "transcribe", "nengo_gui_demo")
+TAKE_ARGUMENTS = ("verify_eprop", "evaluate_model", "transcribe", "nengo_gui_demo", "script_steps")
 
 
 def run_here(script, *arguments):

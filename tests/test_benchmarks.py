@@ -7,6 +7,7 @@ import epoch  # noqa: E402
 import numpy as np
 import pytest
 import scaling  # noqa: E402
+import script_steps  # noqa: E402
 import training_step  # noqa: E402
 
 import measuring  # noqa: E402
@@ -141,6 +142,7 @@ def test_scaling_measures_the_engine_asked_for(measured_here, tmp_path):
     assert_user_error(process, "--engine=event", "fused", "dense")
 
 
+@pytest.mark.stress
 def test_epoch_projects_from_the_training_script(measured_here, tmp_path):
     _, rows = measured_here(
         epoch,
@@ -237,3 +239,21 @@ def test_profile_takes_apart_the_loop_between_first_and_last_step():
     assert measured["rate_hz_first"] == 15
     projected = epoch.projection(measured, n_per_epoch=3, n_epochs=2, print_every=4)
     assert projected["projected_hours"] == (6 * 5.5 + 3 * 5 + 39) / 3600
+
+
+def test_script_steps_take_turns(measured_here, tiny_processed):
+    flags = ["--model=lstm", "--n_neuron=4", f"--dataset={tiny_processed}", "--batch=3"]
+    arguments = ["solve_timit_with_ctc_in_tensorflow.py", f"--flags={' '.join(flags)}"]
+    process, results = measured_here(
+        script_steps,
+        *arguments,
+        *("--iterations=3", "--repeats=2", "--variant=--eprop=symmetric --grad_clip=1"),
+    )
+    first, variant = results["rows"]
+    assert first["flags"] == flags and first["ratio"] == 1
+    assert variant["flags"] == [*flags, "--eprop=symmetric", "--grad_clip=1"]
+    assert 0.01 < variant["ratio"] < 100 and variant["seconds_median"] > 0
+    assert f" {variant['ratio']:.2f} |" in process.stdout
+    many = run_here(script_steps, *arguments, "--iterations=99999")
+    assert_user_error(many, "--iterations=99999: expected at most")
+    assert_user_error(run_here(script_steps, "lmu_init.py"), "lmu_init.py: expected solve_timit")

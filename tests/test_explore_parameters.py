@@ -30,6 +30,7 @@ def explore(tmp_path, monkeypatch):
     return call
 
 
+@pytest.mark.stress
 def test_a_real_run_is_made_recorded_and_reported(tiny_processed, tmp_path, explore, capsys):
     grid = {"rule": {"one": {"eprop": "symmetric"}}}
     write_plan(

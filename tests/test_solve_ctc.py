@@ -36,7 +36,6 @@ REFERENCE = {
     "lr_decay_every": -1,
     "momentum": 0.9,
     "adam_epsilon": 1e-5,
-    "grad_clip": 0.0,
     "tau_a": 500.0,
     "tau_v": 20.0,
     "tau_out": 3.0,
@@ -87,12 +86,12 @@ def test_flags_have_the_names_and_defaults_of_the_reference():
     flag_values = parse()
     assert {name: flag_values[name].value for name in REFERENCE} == REFERENCE
     for left_out in (*solve_ctc.LEFT_OUT, "w_noise", "n_delay"):
-        assert left_out == "lr_decay_every" or left_out not in flag_values
+        assert left_out in ("lr_decay_every", "grad_clip") or left_out not in flag_values
 
 
 @pytest.mark.parametrize(
     "model, n_neuron, n_repeat, input_noise, lr_init",
-    [("lstm", 128, 1, 0.6, 0.02), ("lsnn", 400, 5, 0.3, 0.01)],
+    [("lstm", 128, 1, 0.4, 0.02), ("lsnn", 400, 5, 0.3, 0.01)],
 )
 def test_defaults_are_those_of_the_model(model, n_neuron, n_repeat, input_noise, lr_init):
     values = solve_ctc.settings(parse(f"--model={model}"))
@@ -101,7 +100,8 @@ def test_defaults_are_those_of_the_model(model, n_neuron, n_repeat, input_noise,
         n_repeat,
         input_noise,
     )
-    assert values.lr_init == lr_init and values.ramping_learning_rate
+    assert values.lr_init == lr_init and values.ramping_learning_rate and values.grad_clip == 0
+    assert solve_ctc.settings(parse(f"--model={model}", "--reference_quirks")).grad_clip == 1
     assert (values.n_regular, values.n_adaptive, values.n_lstm) == (
         0.75 * n_neuron,
         0.25 * n_neuron,

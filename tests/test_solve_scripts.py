@@ -621,6 +621,7 @@ def seed_file(tiny_processed, tmp_path_factory):
     return path
 
 
+@pytest.mark.stress
 def test_a_seeded_run_records_its_memory(run, seed_file, tiny_processed, eager, no_figures):
     """From a file and from the flags: the first weights, the same twice, and what they remember."""
     size = ["--n_regular=40", "--n_adaptive=10", "--seed=5"]
@@ -732,6 +733,7 @@ def test_a_seed_of_another_network_is_refused(refused, seed_file):
     refused(lsnn, "--init=nowhere.npz", words=["--init", "nowhere.npz", "lmu_init.py"])
 
 
+@pytest.mark.stress
 def test_ctrl_c_saves_a_run_and_names_the_command_that_continues_it(
     tiny_processed, tmp_path, monkeypatch
 ):

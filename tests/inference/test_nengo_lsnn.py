@@ -9,24 +9,26 @@ import models
 from helpers import assert_user_error, run_here
 from inference import nengo_lsnn
 from layers import neurons
+from layers.kernels import InputMemory
 from lmu import matched, nengo_network
+from lmu.readout_memory import make_kernels
 from toolbox.command_line import UserError
 
 N_FRAMES, N_FEATURES, N_CLASSES, KAPPA = 80, 12, 7, np.exp(-1 / 3)
 
 
-def case(n_ref=2, n_repeat=5, tau_v=20.0, n_layer=1):
+def case(n_ref=2, n_repeat=5, tau_v=20.0, **config):
     """(LSNN in float64, features that it spikes at)."""
     rng = np.random.default_rng(1)
     parameters = neurons.alif_parameters(30, 20, n_ref=n_ref, n_repeat=n_repeat, tau_v=tau_v)
     config = models.LsnnConfig(
         rule="symmetric",
         n_directions=1,
-        n_layer=n_layer,
         parameters=parameters,
         weight_scale=0.1,
         engine="event",
         dtype=models.tf.float64,
+        **config,
     )
     lsnn = models.Lsnn(config, N_FEATURES, N_CLASSES, rng)
     lsnn.readout.b_out.assign(rng.standard_normal(N_CLASSES))
@@ -52,7 +54,8 @@ def of_engine(lsnn, features):
     """The same by the event engine, in float64."""
     layer, parameters = lsnn.layers[0], lsnn.parameters
     w_in, w_rec = (x.numpy()[0] for x in (layer.w_in, layer.effective_w_rec()))
-    (spikes,) = matched.spikes_of([features @ w_in], w_rec, parameters)
+    read = lsnn.read(features[np.newaxis])[0][0]
+    (spikes,) = matched.spikes_of([read @ w_in], w_rec, parameters)
     answer = lsnn(features[np.newaxis], np.array([len(features)], np.int32))
     return spikes > 0, softmax(answer.logits[0].numpy(), axis=1)
 
@@ -69,8 +72,21 @@ def test_the_spikes_and_phones_are_those_of_the_engine(n_ref, n_repeat, tau_v):
     assert 0.005 < spikes.mean() < 0.3  # the comparison is of something
 
 
-def test_layers_above_each_other():
-    lsnn, features = case(n_layer=2)
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"n_layer": 2},
+        {"readout_memory": make_kernels("legendre", 3, 10, KAPPA)},
+        {
+            "input_memory": InputMemory(
+                make_kernels("legendre", 3, 10, 0), np.eye(N_FEATURES)[:, :2], np.full(6, 2.0), True
+            )
+        },
+    ],
+    ids=["two layers", "memory in the readout", "memory before the cells"],
+)
+def test_what_else_a_network_can_have(config):
+    lsnn, features = case(**config)
     expected, expected_answers = of_engine(lsnn, features)
     spikes, answers = run(nengo_lsnn.build_network(lsnn, features), 5)
     np.testing.assert_array_equal(spikes, expected)

@@ -75,6 +75,7 @@ def fresh(tiny_processed, tmp_path_factory):
     return json.loads(process.stdout), folder
 
 
+@pytest.mark.stress
 def test_nengolib_needs_it_and_imports_with_it(fresh):
     (alone, (version, decay), _), _ = fresh
     assert "No module named 'nengo.utils.compat'" in alone

@@ -110,6 +110,7 @@ def test_too_few_speakers():
         report.choose_speech(Dataset(train=1, develop=1, test=1), 0)
 
 
+@pytest.mark.stress
 def test_what_a_seeded_layer_remembers_of_speech(timit_sample, tmp_path):
     """One fold of the acceptance: as many spikes, more memory than shuffled or random weights."""
     paths = [f"--data_path={timit_sample}", f"--output_path={tmp_path / 'processed'}"]

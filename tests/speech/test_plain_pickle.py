@@ -295,6 +295,7 @@ def test_sizes_beyond_the_file(tmp_path, content):
     refusal(tmp_path, content)
 
 
+@pytest.mark.stress
 def test_nesting_without_end(tmp_path):
     depth = 100_000
     refusal(tmp_path, b"\x80\x04" + b"]" * depth + b"a" * (depth - 1) + b".")

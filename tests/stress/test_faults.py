@@ -1,6 +1,6 @@
 """Killed while writing: what is on disk is the old or the new, and work goes on.
 
-A few kills every day; `make soak` has more than a hundred.
+A few kills; `make soak` has more than a hundred.
 """
 
 import os
@@ -47,6 +47,7 @@ def test_a_kill_at_any_call_leaves_a_checkpoint(n_before, tmp_path):
 
 
 @pytest.mark.parametrize("exchanges", [True, False])
+@pytest.mark.stress
 def test_a_kill_at_any_call_leaves_the_old_folder_or_the_new_one(exchanges, tmp_path, monkeypatch):
     path = tmp_path / "folder"
     if not exchanges:
@@ -84,6 +85,7 @@ def corpus(tmp_path_factory):
     return str(path)
 
 
+@pytest.mark.stress
 def test_killed_processing(corpus, tmp_path):
     killed_processing(str(tmp_path), corpus, 1, np.random.default_rng(1))
 

@@ -137,7 +137,10 @@ def one_and_two_replicas():
 @pytest.mark.parametrize(
     "model, rule, options",
     [
-        ("lsnn", "adaptive", {"engine": "event", "input_noise_std": 0.5}),
+        pytest.param(
+            *("lsnn", "adaptive", {"engine": "event", "input_noise_std": 0.5}),
+            marks=pytest.mark.stress,
+        ),
         ("lsnn", "bptt", {"engine": "event", "reference_quirks": True}),
         ("lstm", "random", {"engine": "cudnn", "noise_step_start": 1, "gd_noise": 0.01}),
         ("lstm", "bptt", {"engine": "dense", "reference_quirks": True}),
@@ -189,6 +192,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
+@pytest.mark.stress
 def test_two_processes_train_one_network(tiny_processed, tmp_path, no_figures):
     """By TF_CONFIG on the loopback: they end, and with the errors of one process."""
     script = os.path.join(REPOSITORY, "solve_timit_with_framewise_lsnn.py")

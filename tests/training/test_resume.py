@@ -229,6 +229,7 @@ def said_to_resume(folder, *arguments):
     return process.stderr or process.stdout
 
 
+@pytest.mark.stress
 def test_a_killed_run_of_the_script_goes_on(tiny_processed, tmp_path):
     """A real process and SIGKILL; `make soak` does this many times.
 
@@ -257,6 +258,7 @@ def test_a_killed_run_of_the_script_goes_on(tiny_processed, tmp_path):
     assert before == {path: path.stat().st_mtime_ns for path in folder.iterdir()}
 
 
+@pytest.mark.stress
 def test_a_resumed_run_that_is_interrupted_names_all_its_arguments(
     tiny_processed, tmp_path, at, eager
 ):
