@@ -30,6 +30,9 @@ except ModuleNotFoundError as error:
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130  # what a shell reports after Ctrl-C
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# What Keras imports where it finds it, and nothing here asks of Keras: a tenth of a gigabyte, and
+# seconds.
+KERAS_EXTRAS = ("matplotlib", "pandas", "sklearn")
 
 flags.disclaim_key_flags()  # --help lists flags defined here under the module that asked for them
 
@@ -322,12 +325,14 @@ def progress_bar(iterable=None, **options):
 
 
 def import_tensorflow():
-    """Import TensorFlow without its greetings on stderr, which no setting of its own silences, and
-    without TensorFloat-32.
+    """Import TensorFlow without its greetings on stderr, which no setting of its own silences,
+    without TensorFloat-32, and without `KERAS_EXTRAS`.
 
     Whatever it wrote is shown after all if the import fails. To be called before any other module
     imports TensorFlow.
     """
+    hidden = [name for name in KERAS_EXTRAS if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # to import one fails as if it were not installed
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     sys.stderr.flush()
     stderr = os.dup(2)
@@ -344,5 +349,7 @@ def import_tensorflow():
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)
+            for name in hidden:
+                del sys.modules[name]
     # It rounds factors to 10 bits on the GPUs that have it, and so changes spikes.
     tensorflow.config.experimental.enable_tensor_float_32_execution(False)
