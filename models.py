@@ -33,7 +33,7 @@ from layers.kernels import DelayLine, InputMemory
 from layers.lstm import LSTM_ENGINES, N_DIRECTIONS, LstmLayer
 from layers.memories import EncodedMemory, read_events, recall
 from layers.neurons import AlifParameters, scaled_normal
-from layers.sequences import exponential_filter, frame_means, reverse_time
+from layers.sequences import exponential_filter, frame_means, reverse_time, with_sum
 from toolbox.command_line import UserError
 
 STREAM_TIME_CONSTANTS = 2  # of the random numbers that one seed feeds
@@ -452,6 +452,7 @@ class Output(NamedTuple):
 
     logits: tf.Tensor  # [batch, frames, classes]
     activity: tf.Tensor  # [batch, frames, n_out] whose rates count; what the readout sees
+    activity_sum: tf.Tensor  # [batch, n_out], its sum over the frames
     spikes: tuple  # of each LSNN layer, [batch, steps, directions * neurons]; () if not asked for
 
 
@@ -569,8 +570,7 @@ class Network(tf.Module):
         n_frames = tf.reduce_sum(seq_len)
         if self.config.reference_quirks:
             n_frames = tf.size(output.activity[:, :, 0])
-        of_utterances = tf.reduce_sum(output.activity, 1)  # at once with the next, it takes thrice
-        return tf.reduce_sum(of_utterances, 0), tf.cast(n_frames, output.activity.dtype)
+        return tf.reduce_sum(output.activity_sum, 0), tf.cast(n_frames, output.activity.dtype)
 
     def rate_loss(self, mean_activity):
         """Penalty on firing rates, a scalar, from the mean activity [n_out]; cells have none."""
@@ -711,13 +711,14 @@ class Lsnn(Network):
         activity = tf.concat(
             [frame_means(x, n_repeat) if per_step else x for x, per_step in counted], -1
         )
+        activity, activity_sum = with_sum(activity)
         read = activity
         if config.filter_steps:
             x = tf.concat([x for x, _ in seen], -1)
             read = frame_means(exponential_filter(x, config.kappa), n_repeat)
         read = self.drop_out(read, dropout_seed, len(self.layers))
         logits = self.readout(read, seq_len, remembered)
-        return Output(logits, activity, tuple(spikes))
+        return Output(logits, activity, activity_sum, tuple(spikes))
 
     def _drop_out_spikes(self, spikes, dropout_seed, place):
         """Dropout of a layer's input spikes [batch, steps, n], one mask a frame."""
@@ -812,7 +813,8 @@ class Lstm(Network):
         from_all = self.config.loss_from_all_layers
         activity = tf.concat(activities, -1) if from_all else activities[-1]
         read = self.drop_out(activity, dropout_seed, len(self.layers))
-        return Output(self.readout(read, seq_len, remembered), activity, ())
+        logits = self.readout(read, seq_len, remembered)
+        return Output(logits, activity, tf.reduce_sum(activity, 1), ())
 
 
 # --------------------------------------------------------------------------- descriptions

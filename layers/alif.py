@@ -260,7 +260,7 @@ def event_driven_spikes(current, w_rec, seq_len, parameters, rule):
             bits.append(saved.adaptation_spikes)
         return result.z_mean, saved.checkpoints, *bits
 
-    def backward(grad_z, current, w_rec, seq_len, checkpoints, *bits):
+    def backward(grad_z, w_rec, seq_len, current, checkpoints, *bits):
         saved = event_driven.Saved(bits[0], bits[-1], checkpoints)
         gradients = event_driven.backward(
             saved, grad_z, current, w_rec, parameters, rule, seq_len, reverse
@@ -268,7 +268,8 @@ def event_driven_spikes(current, w_rec, seq_len, parameters, rule):
         return gradients.current, gradients.w_rec
 
     saved = [current.dtype] + [tf.uint64] * (2 if parameters.reference_quirks else 1)
-    return _spikes(tf.numpy_function, forward, backward, saved, current, w_rec, seq_len)
+    call = tf.numpy_function
+    return _spikes(call, forward, backward, saved, current, w_rec, seq_len, kept=[current])
 
 
 def cuda_spikes(current, w_rec, seq_len, parameters, rule):
@@ -285,8 +286,7 @@ def cuda_spikes(current, w_rec, seq_len, parameters, rule):
             layer.forward(*map(gpu.array, (current, w_rec, n_frames)), gpu.empty)
         return gpu.made[:3]
 
-    def backward(grad_z, current, w_rec, n_frames, spikes, psi):
-        del current
+    def backward(grad_z, w_rec, n_frames, spikes, psi):
         if 0 in grad_z.shape:
             return tf.zeros_like(grad_z), tf.zeros_like(w_rec)
         with gpu_memory.on_gpu_of(grad_z) as gpu:
@@ -301,15 +301,16 @@ def cuda_spikes(current, w_rec, seq_len, parameters, rule):
     return _spikes(tf.py_function, forward, backward, [tf.float32, dtype], current, w_rec, n_frames)
 
 
-def _spikes(call, forward, backward, saved, current, w_rec, seq_len):
+def _spikes(call, forward, backward, saved, current, w_rec, seq_len, kept=()):
     """Spikes by an engine of functions that TensorFlow calls.
 
     Args:
         call: tf.numpy_function or tf.py_function.
         forward: function (current, w_rec, seq_len) -> (spikes, *saved).
-        backward: function (gradient of the spikes, current, w_rec, seq_len, *saved) -> gradients of
+        backward: function (gradient of the spikes, w_rec, seq_len, *kept, *saved) -> gradients of
             current and w_rec.
         saved: types of what is saved.
+        kept: what the backward pass reads beside that.
     """
     dtype = current.dtype
 
@@ -319,7 +320,7 @@ def _spikes(call, forward, backward, saved, current, w_rec, seq_len):
         z.set_shape(current.shape)
 
         def gradient(grad_z):
-            arguments = [grad_z, current, w_rec, seq_len, *values]
+            arguments = [grad_z, w_rec, seq_len, *kept, *values]
             gradients = call(backward, arguments, [dtype, dtype])
             for value, of in zip(gradients, (current, w_rec)):
                 value.set_shape(of.shape)

@@ -294,6 +294,7 @@ def _forward_chunk(layer, direction, first, last, z_mean, spike_counts, saved):
         layer.constants[2],
         layer.constants[3],
     )
+    weights = layer.weights[direction]
     words = saved.spikes.shape[3]
     # v and a of the next step but for the spikes still to come: alpha v_t + x_{t+1} and rho a_t.
     v_next, a_next = np.empty(n, alpha.dtype), np.empty(n, alpha.dtype)
@@ -335,7 +336,7 @@ def _forward_chunk(layer, direction, first, last, z_mean, spike_counts, saved):
                 n_spikes = _set_bits(saved.spikes[b, row, direction], index)
                 for m in range(n_spikes):
                     mean[index[m]] += 1
-                _receive(layer, direction, v_next, index, n_spikes)
+                _receive(weights, thr, v_next, index, n_spikes)
                 if layer.quirks:
                     n_spikes = _set_bits(saved.adaptation_spikes[b, row, direction], index)
                 for m in range(n_spikes):
@@ -419,6 +420,7 @@ def _psi_of_block(layer, direction, b, block_start, block_end, saved, psi, index
         layer.constants[3],
         layer.constants[4],
     )
+    weights = layer.weights[direction]
     v_next = saved.checkpoints[b, block_start // layer.block_frames, direction, 0].copy()
     a_next = saved.checkpoints[b, block_start // layer.block_frames, direction, 1].copy()
     for f in range(block_start, block_end):
@@ -433,7 +435,7 @@ def _psi_of_block(layer, direction, b, block_start, block_end, saved, psi, index
                 _silence(layer, direction, b, t, saved.spikes, psi_t, index)
             row = _place(t, n_steps, is_reversed)
             n_spikes = _set_bits(saved.spikes[b, row, direction], index)
-            _receive(layer, direction, v_next, index, n_spikes)
+            _receive(weights, thr, v_next, index, n_spikes)
             if layer.quirks:
                 n_spikes = _set_bits(saved.adaptation_spikes[b, row, direction], index)
             for m in range(n_spikes):
@@ -491,22 +493,34 @@ def _step_back(psi, zbar, abar, delta, alpha, rho, beta, grad_x):
 
 
 @_exact
-def _receive(layer, direction, v_next, index, n_spikes):
+def _receive(weights, thr, v_next, index, n_spikes):
     """Add what the spikes send to all potentials, and their reset."""
-    for m in range(n_spikes):
+    if not len(weights):
+        for m in range(n_spikes):
+            v_next[index[m]] -= thr[index[m]]
+        return
+    for m in range(0, n_spikes - 3, 4):  # four rows share each load of v, in the spikes' order
+        i0, i1, i2, i3 = index[m], index[m + 1], index[m + 2], index[m + 3]
+        for j in range(v_next.size):
+            v_next[j] = (
+                v_next[j] + weights[i0, j] + weights[i1, j] + weights[i2, j] + weights[i3, j]
+            )
+    for m in range(n_spikes - n_spikes % 4, n_spikes):
         i = index[m]
-        if layer.rec:
-            for j in range(v_next.size):
-                v_next[j] += layer.weights[direction, i, j]
-        else:
-            v_next[i] -= layer.constants[3, i]
+        for j in range(v_next.size):
+            v_next[j] += weights[i, j]
 
 
 @_exact
 def _send(grad_weights, delta, index, n_spikes):
     """The weights' part of (11): each spike of the step before adds delta to its row."""
-    for m in range(n_spikes):
-        i = index[m]
+    for m in range(0, n_spikes - 1, 2):  # two rows share each load of delta
+        i0, i1 = index[m], index[m + 1]
+        for j in range(delta.size):
+            grad_weights[i0, j] += delta[j]
+            grad_weights[i1, j] += delta[j]
+    if n_spikes % 2:
+        i = index[n_spikes - 1]
         for j in range(delta.size):
             grad_weights[i, j] += delta[j]
 

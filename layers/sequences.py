@@ -68,6 +68,19 @@ def frame_means(spikes, n_repeat):
     )
 
 
+@tf.custom_gradient
+def with_sum(x):
+    """(`x` [batch, time, n], its sum over time).
+
+    The sum's gradient is added to that of `x` without an array of its own of the size of `x`.
+    """
+
+    def gradient(grad_x, grad_sum):
+        return grad_x + grad_sum[:, None]
+
+    return (tf.identity(x), tf.reduce_sum(x, 1)), gradient
+
+
 def scan(decay, x):
     """y_t = decay_t y_{t-1} + x_t along axis 2 of `decay` and `x` [directions, batch, time, n].
 

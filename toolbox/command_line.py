@@ -7,6 +7,7 @@ parsing.
 """
 
 import contextlib
+import ctypes
 import functools
 import importlib
 import math
@@ -30,6 +31,10 @@ except ModuleNotFoundError as error:
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130  # what a shell reports after Ctrl-C
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# What Keras imports where it finds it, and nothing here asks of Keras: a tenth of a gigabyte, and
+# seconds.
+KERAS_EXTRAS = ("matplotlib", "pandas", "sklearn")
+M_ARENA_MAX = -8  # of glibc's malloc.h
 
 flags.disclaim_key_flags()  # --help lists flags defined here under the module that asked for them
 
@@ -321,13 +326,25 @@ def progress_bar(iterable=None, **options):
     return tqdm(iterable, disable=not sys.stderr.isatty(), dynamic_ncols=True, **options)
 
 
+def share_one_heap():
+    """Let all threads allocate from one heap, where the C library is glibc.
+
+    Else each has its own, which keeps what it once freed from the others. Large arrays are in none.
+    """
+    with contextlib.suppress(AttributeError):  # another C library
+        ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
+
+
 def import_tensorflow():
-    """Import TensorFlow without its greetings on stderr, which no setting of its own silences, and
-    without TensorFloat-32.
+    """Import TensorFlow without its greetings on stderr, which no setting of its own silences,
+    without TensorFloat-32 and `KERAS_EXTRAS`, and with one heap.
 
     Whatever it wrote is shown after all if the import fails. To be called before any other module
     imports TensorFlow.
     """
+    share_one_heap()
+    hidden = [name for name in KERAS_EXTRAS if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # to import one fails as if it were not installed
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     sys.stderr.flush()
     stderr = os.dup(2)
@@ -344,5 +361,7 @@ def import_tensorflow():
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)
+            for name in hidden:
+                del sys.modules[name]
     # It rounds factors to 10 bits on the GPUs that have it, and so changes spikes.
     tensorflow.config.experimental.enable_tensor_float_32_execution(False)

@@ -61,3 +61,20 @@ def test_exponential_filter_is_the_recursive_one(decay, n_frames):
         # The way back is the same filter in reversed time.
         expected = scipy.signal.lfilter([1], [1, -decay], g[:, ::-1], axis=1)[:, ::-1]
         assert_near(tape.gradient(loss, signal), expected, tolerance)
+
+
+def test_with_sum_is_the_identity_and_a_sum():
+    x = tf.constant(np.random.default_rng(0).standard_normal((2, 3, 4)))
+    of_x, of_sum = tf.constant(np.arange(24.0).reshape(2, 3, 4)), tf.constant(np.eye(2, 4))
+
+    def gradient(function):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y, total = function(x)
+            loss = tf.reduce_sum(of_x * y) + tf.reduce_sum(of_sum * total)
+        np.testing.assert_array_equal(y, x)
+        np.testing.assert_allclose(total, np.sum(x, 1), rtol=1e-15)
+        return tape.gradient(loss, x)
+
+    expected = gradient(lambda x: (x, tf.reduce_sum(x, 1)))
+    np.testing.assert_array_equal(gradient(sequences.with_sum), expected)

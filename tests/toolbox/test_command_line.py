@@ -306,11 +306,11 @@ print("after", file=sys.stderr)
 """
 
 
-def import_fake_tensorflow(folder, code, **environment):
+def import_fake_tensorflow(folder, code, script=SCRIPT, **environment):
     (folder / "tensorflow.py").write_text(code)
     environment = {**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{REPOSITORY}", **environment}
     return subprocess.run(
-        [sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True
     )
 
 
@@ -319,6 +319,20 @@ def test_greetings_are_silenced_while_importing_only(tmp_path):
     assert process.returncode == 0
     assert process.stdout == "imported True 1\n0\n"  # and no file is left open
     assert process.stderr == "after\n"
+
+
+def test_keras_finds_no_extras(tmp_path):
+    """What is hidden from it while TensorFlow is imported can be imported afterwards."""
+    code = """
+try:
+    import matplotlib
+except ImportError:
+    print("hidden")
+"""
+    script = SCRIPT + "import matplotlib; print(matplotlib.__name__)"
+    process = import_fake_tensorflow(tmp_path, FAKE_TENSORFLOW + code, script)
+    assert process.stdout.startswith("hidden\nimported True")
+    assert process.stdout.endswith("matplotlib\n")
 
 
 def test_greetings_are_shown_when_the_import_fails(tmp_path):
