@@ -90,10 +90,7 @@ def main(flag_values, script=""):
     machine = measuring.machine()
     table = measuring.markdown_table(
         ["flags", "s/step", "this / first"],
-        [
-            [" ".join(r["flags"]), f"{r['seconds_median']:.3f}", f"{r['ratio']:.2f}"]
-            for r in rows
-        ],
+        [[" ".join(r["flags"]), f"{r['seconds_median']:.3f}", f"{r['ratio']:.2f}"] for r in rows],
     )
     print(f"{measuring.machine_line(machine)}\n\n{table}")
     if flag_values.json:

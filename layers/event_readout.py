@@ -91,7 +91,9 @@ def _checked(activity, reverse_len):
     if dtype not in (np.float32, np.float64):
         raise ValueError(f"activity is {dtype}, expected float32 or float64")
     reverse_len = np.zeros(shape[0]) if reverse_len is None else reverse_len
-    return checked_array("activity", activity, dtype, shape), checked_lengths(reverse_len, *shape[:2])
+    return checked_array("activity", activity, dtype, shape), checked_lengths(
+        reverse_len, *shape[:2]
+    )
 
 
 _fused = compiled(fastmath={"contract"})

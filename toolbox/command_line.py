@@ -35,6 +35,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # seconds.
 KERAS_EXTRAS = ("matplotlib", "pandas", "sklearn")
 M_ARENA_MAX = -8  # of glibc's malloc.h
+FEW_CORES = 4  # whose threads hardly wait for each other's allocations
 
 flags.disclaim_key_flags()  # --help lists flags defined here under the module that asked for them
 
@@ -327,17 +328,18 @@ def progress_bar(iterable=None, **options):
 
 
 def share_one_heap():
-    """Let all threads allocate from one heap, where the C library is glibc.
+    """Let all threads of few cores allocate from one heap, where the C library is glibc.
 
     Else each has its own, which keeps what it once freed from the others. Large arrays are in none.
     """
-    with contextlib.suppress(AttributeError):  # another C library
-        ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
+    if available_cores() <= FEW_CORES:
+        with contextlib.suppress(AttributeError):  # another C library
+            ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
 
 
 def import_tensorflow():
     """Import TensorFlow without its greetings on stderr, which no setting of its own silences,
-    without TensorFloat-32 and `KERAS_EXTRAS`, and with one heap.
+    without TensorFloat-32 and `KERAS_EXTRAS`, and with one heap for few cores.
 
     Whatever it wrote is shown after all if the import fails. To be called before any other module
     imports TensorFlow.
