@@ -34,7 +34,7 @@ FRAME_ERRORS := frame_errors_lstm frame_errors_lsnn frame_errors_lsnn_long frame
 EXPERIMENTS := learning_rates_lsnn lsnn_starts lsnn_baselines lmu_memory \
 	learning_rates_lsnn_unidirectional lsnn_unidirectional lsnn_untrained_cells \
 	learning_rates_lstm lstm_rules learning_rates_couplings couplings_late_answers couplings_delays \
-	couplings_starts couplings_heterogeneity couplings_bidirectional
+	couplings_starts couplings_heterogeneity couplings_bidirectional couplings_encoders
 PLANS := experiments$(if $(FULL),/full_corpus)
 PROCESSED := $(if $(FULL),timit_processed,timit_sample_processed)
 RESULTS := results$(if $(FULL),/full_corpus)

@@ -37,6 +37,7 @@ from layers.sequences import exponential_filter, frame_means, reverse_time, with
 from toolbox.command_line import UserError
 
 STREAM_TIME_CONSTANTS = 2  # of the random numbers that one seed feeds
+MOST_EVENT_STATES = 64  # of a memory that is read by events, which costs their square
 MEMORY_SCALE = 0.1  # of a readout memory's first weights, beside those of the activity
 
 
@@ -286,7 +287,7 @@ class Readout(tf.Module):
         n_directions: of each layer, whose columns lie beside each other.
         n_units: columns of a layer and direction.
         n_remembered: columns of the memory before the cells.
-        is_sparse: the activity is mostly zeros, on the CPU: only work where it is not.
+        by_events: compute by `layers.event_readout`, on the CPU, over the activity that is not 0.
 
     Attributes:
         w_out: [n_in, classes] weights of the filtered activity.
@@ -310,7 +311,7 @@ class Readout(tf.Module):
         n_directions=1,
         n_units=None,
         n_remembered=0,
-        is_sparse=False,
+        by_events=False,
         dtype=tf.float32,
         name="readout",
     ):
@@ -318,7 +319,7 @@ class Readout(tf.Module):
         self.rule = rule
         self.decay = decay
         self.memory = memory
-        self.is_sparse = is_sparse
+        self.by_events = by_events
         self._n_units = n_units
         scale = 1 / np.sqrt(n_in)
 
@@ -356,13 +357,13 @@ class Readout(tf.Module):
 
         Args:
             activity: [batch, frames, n_in].
-            seq_len: [batch] true frames; only a memory of two directions reads it.
+            seq_len: [batch] true frames; a memory of two directions needs it, nothing else does.
             remembered: [batch, frames, n_remembered], the memory before the cells.
         """
         parts = self._parts(activity)
-        if self.is_sparse and len(parts) == 2:  # all of one direction's past at once
-            parts = [_together(*parts)]
-        logits = tf.add_n([self._read(*part, seq_len) for part in parts])
+        if len(parts) == 2 and all(map(self._takes_events, parts)):
+            parts = [_together(*parts)]  # one direction: its filter and its memory at once
+        logits = tf.add_n([self._read(part, seq_len) for part in parts])
         if self.u_out is not None:
             logits += self._product(remembered, self.u_out, self.feedback_u)
         return logits if self.b_out is None else logits + self.b_out
@@ -386,14 +387,15 @@ class Readout(tf.Module):
         )
 
     def _parts(self, activity):
-        """What is read by which kernels: (activity [batch, frames, n], weights [n, order, classes],
-        feedback as these or None, kernels, whether time is a backward cell's)."""
+        """Filter and memory, the latter in each direction for its own neurons."""
 
         def with_order(weights):
             return None if weights is None else tf.expand_dims(weights, 1)
 
         exponential = DelayLine(np.array([0]), self.decay or 0.0)
-        filtered = activity, with_order(self.w_out), with_order(self.feedback), exponential, False
+        filtered = _Part(
+            activity, with_order(self.w_out), with_order(self.feedback), exponential, False
+        )
         if self.v_out is None:
             return [filtered]
         n_directions = self.v_out.shape[0]
@@ -405,14 +407,18 @@ class Readout(tf.Module):
         return [
             filtered,
             *(
-                (tf.reshape(apart[d], shape), self.v_out[d], feedback[d], self.memory, d == 1)
+                _Part(tf.reshape(apart[d], shape), self.v_out[d], feedback[d], self.memory, d == 1)
                 for d in range(n_directions)
             ),
         ]
 
-    def _read(self, activity, weights, feedback, memory, is_reversed, seq_len):
-        """Logits of one of the parts."""
-        if self.is_sparse:
+    def _takes_events(self, part):
+        return self.by_events and part.memory.n_states <= MOST_EVENT_STATES
+
+    def _read(self, part, seq_len):
+        """Logits of a part."""
+        activity, weights, feedback, memory, is_reversed = part
+        if self._takes_events(part):
             return read_events(
                 activity,
                 weights,
@@ -433,15 +439,24 @@ class Readout(tf.Module):
         return reverse_time(y, seq_len, whole_axis=False) if is_reversed else y
 
 
+class _Part(NamedTuple):
+    """What a readout reads of the activity's past."""
+
+    activity: tf.Tensor  # [batch, frames, n]
+    weights: tf.Tensor  # [n, order, classes]
+    feedback: tf.Tensor  # as the weights; None where errors go back through these
+    memory: tuple  # StateSpace or DelayLine of `layers.kernels`
+    is_reversed: bool  # the past of a backward cell
+
+
 def _together(part, other):
-    """Two parts of a readout of the same activity as one."""
-    activity, *of_part, memory, is_reversed = part
-    _, *of_other, other_memory, _ = other
+    """Two parts of the same activity as one."""
     weights, feedback = (
-        None if w is None else tf.concat([w, o], 1) for w, o in zip(of_part, of_other)
+        None if w is None else tf.concat([w, o], 1)
+        for w, o in ((part.weights, other.weights), (part.feedback, other.feedback))
     )
-    system = kernels.side_by_side(memory.state_space(), other_memory.state_space())
-    return activity, weights, feedback, system, is_reversed
+    memory = kernels.side_by_side(part.memory.state_space(), other.memory.state_space())
+    return part._replace(weights=weights, feedback=feedback, memory=memory)
 
 
 # --------------------------------------------------------------------------- networks
@@ -673,7 +688,7 @@ class Lsnn(Network):
             n_directions=config.n_directions,
             n_units=n_neurons,
             n_remembered=n_remembered,
-            is_sparse=config.engine == "event" and not config.filter_steps,
+            by_events=config.engine == "event" and not config.filter_steps,
             dtype=config.dtype,
         )
         super().__init__(config, n_features, layers, readout, name="lsnn")

@@ -30,6 +30,7 @@ DEFAULTS = {
     "lsnn": {"n_neuron": 400, "n_repeat": 5, "input_noise": 0.3, "lr_init": 0.01},
 }
 DECAY_SHARE = 0.7  # of the iterations, after which the learning rate falls by default
+REFERENCE_GRAD_CLIP = 1.0
 LEFT_OUT = (
     "n_regular",
     "n_adaptive",
@@ -92,7 +93,7 @@ def settings(flag_values):
     for name, default in DEFAULTS[values["model"]].items():
         values[name] = default if values[name] is None else values[name]
     if values["grad_clip"] is None:
-        values["grad_clip"] = float(values["reference_quirks"])
+        values["grad_clip"] = REFERENCE_GRAD_CLIP if values["reference_quirks"] else 0.0
     n_regular = round(values["n_split"] * values["n_neuron"])
     share = values["lr_decay_every"] / max(values["n_epochs"], 1)
     return types.SimpleNamespace(

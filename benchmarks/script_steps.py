@@ -20,7 +20,8 @@ import measuring  # first: it makes the repository's modules importable
 from toolbox import command_line
 from toolbox.durable_files import write_json
 
-SCRIPTS = (
+SEED = 1  # of weights and batches, the same for all
+SCRIPTS = (  # and digits.py for digits
     "solve_timit_with_framewise_lstm.py",
     "solve_timit_with_framewise_lsnn.py",
     "solve_timit_with_ctc_in_tensorflow.py",
@@ -42,10 +43,12 @@ def measure(script, variants, n_iterations, n_timed):
     Args:
         variants: lists of flags of the script.
     """
-    runs = [_run(importlib.import_module(script.removesuffix(".py")), given) for given in variants]
-    if n_iterations > runs[0].n_iterations:
+    module = importlib.import_module(script.removesuffix(".py"))
+    runs = [_run(module, [*given, f"--seed={SEED}"]) for given in variants]
+    n_most = min(run.n_iterations for run in runs)
+    if n_iterations > n_most:
         raise command_line.UserError(
-            f"--iterations={n_iterations}: expected at most {runs[0].n_iterations}, those of the script"
+            f"--iterations={n_iterations}: expected at most {n_most}, those of the script"
         )
     batches = [run.batches() for run in runs]
     for _ in range(n_iterations):
@@ -55,10 +58,11 @@ def measure(script, variants, n_iterations, n_timed):
     return [
         {
             "flags": given,
+            "engine": run.network.config.engine,
             "seconds_median": statistics.median(mine),
             "ratio": statistics.median(m / f for m, f in zip(mine, first)),
         }
-        for given, mine in zip(variants, seconds)
+        for given, run, mine in zip(variants, runs, seconds)
     ]
 
 
@@ -84,6 +88,10 @@ def main(flag_values, script=""):
     command_line.check_output_file(flag_values, "json")
     if script not in SCRIPTS:
         raise command_line.UserError(f"{script or 'no script'}: expected {', '.join(SCRIPTS)}")
+    if flag_values.repeats > flag_values.iterations:
+        raise command_line.UserError(
+            f"--repeats={flag_values.repeats}: expected at most --iterations={flag_values.iterations}"
+        )
     variants = [shlex.split(f"{flag_values.flags} {more}") for more in ("", *flag_values.variant)]
     arguments = script, variants, flag_values.iterations, flag_values.repeats
     rows = measuring.in_child(measure, *arguments)

@@ -1,11 +1,14 @@
 """A trained LSNN as a Nengo network that hears an utterance.
 
-It has one connection a matrix of weights, so that its parts can be taken out, replaced by others of
-Nengo's, or given to another backend:
+It has a connection for each matrix of the neurons' weights, so that its parts can be taken out, replaced
+by others of Nengo's, or given to another backend:
 
     features --W_in--> Alif neurons --W_rec, one step later--> themselves
-                            |
-                            +-------W_out--> phones (probabilities) --> heard (page of nengo_gui)
+       |                    |
+       +--memory            +-------W_out--> phones (probabilities) --> heard (page of nengo_gui)
+
+What a memory before the cells holds of the features is computed beforehand, as columns beside them, and
+goes to the neurons and to the phones.
 
 `Alif` is (2) to (6) of `layers.neurons` as a `nengo.neurons.NeuronType`. Nengo counts in seconds: its
 spikes are 1/dt Hz high, 1000 times those of `layers.neurons`, so that weights of spikes are divided by
@@ -72,9 +75,9 @@ class Alif(nengo.neurons.NeuronType):
 
 
 class PhoneReadout(nengo.Process):
-    """Phone probabilities of the columns that the readout takes: their mean over a frame, then it.
+    """Phone probabilities: averages its columns over a frame, then filter, memory and bias.
 
-    They are spikes times its weights, and what a memory before the cells holds.
+    The columns are spikes times the readout's weights, then what a memory before the cells holds.
 
     The answer to a frame is given in its last step and stays until the next one's.
     """

@@ -34,11 +34,10 @@ from numba.extending import intrinsic
 from layers.arguments import aligned_empty, checked_array, checked_directions, checked_lengths
 from layers.compiling import compiled
 from layers.neurons import silent_steps
-from layers.threads import run_chunks
+from layers.threads import pieces, run_chunks
 
 RULES = ("bptt", "eprop")
 BLOCK_STEPS = 64  # between two stored states; psi of so many should fit a level-2 cache
-CHUNKS_PER_DIRECTION = 8  # pieces of a batch that are handed to the threads
 WORD_BITS = 64
 
 
@@ -269,10 +268,8 @@ def _checked_saved(saved, layer):
 
 
 def _chunks(batch, directions):
-    """(direction, first, last) of the pieces of work; the same for any number of threads."""
-    pieces = max(1, min(batch, CHUNKS_PER_DIRECTION))
-    edges = [batch * i // pieces for i in range(pieces + 1)]
-    return [(d, *span) for d in range(directions) for span in zip(edges[:-1], edges[1:])]
+    """(direction, first, last) of the pieces of work."""
+    return [(d, *piece) for d in range(directions) for piece in pieces(batch)]
 
 
 # Kernels. Without `fastmath` Numba keeps the order of operations, so that a spike does not depend
@@ -495,7 +492,7 @@ def _step_back(psi, zbar, abar, delta, alpha, rho, beta, grad_x):
 @_exact
 def _receive(weights, thr, v_next, index, n_spikes):
     """Add what the spikes send to all potentials, and their reset."""
-    if not len(weights):
+    if not len(weights):  # no recurrent weights: the reset alone
         for m in range(n_spikes):
             v_next[index[m]] -= thr[index[m]]
         return

@@ -42,7 +42,9 @@ def forward(activity, weights, system, reverse_len=None):
     n_classes = np.shape(weights)[-1]
     weights = checked_array("weights", weights, activity.dtype, (n, system.order, n_classes))
     a, b, c = system
-    step, output = (x.astype(activity.dtype) for x in (np.hstack([a.T, c.T]), b[None]))
+    step, output = (
+        np.ascontiguousarray(x, activity.dtype) for x in (np.hstack([a.T, c.T]), b[None])
+    )
     logits = aligned_empty((batch, frames, n_classes), activity.dtype)
 
     def read(first, last):
@@ -71,7 +73,9 @@ def backward(error, activity, system, reverse_len=None):
     n_classes = np.shape(error)[-1]
     error = checked_array("error", error, activity.dtype, (batch, frames, n_classes))
     a, b, c = system
-    step, output = (x.astype(activity.dtype) for x in (np.hstack([a, b[:, None]]), c))
+    step, output = (
+        np.ascontiguousarray(x, activity.dtype) for x in (np.hstack([a, b[:, None]]), c)
+    )
     grad_q = aligned_empty((batch, frames, system.order, n_classes), activity.dtype)
     grad_weights = np.zeros((n, system.order, n_classes), activity.dtype)
 

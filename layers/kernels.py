@@ -5,7 +5,7 @@ A memory turns a signal u_f into `order` signals, frame by frame,
     x_f = A x_{f-1} + B u_f;  h_f = C x_f                                             (1)
 
 `StateSpace` is (1) itself, a Legendre memory; `DelayLine` holds the (filtered) signal of some frames
-ago, which (1) describes too. `layers.memories` computes both in TensorFlow, for whole sequences.
+ago, which (1) describes too. `layers.memories` computes both for whole sequences.
 """
 
 from typing import NamedTuple
@@ -24,6 +24,10 @@ class StateSpace(NamedTuple):
     @property
     def order(self):
         return len(self.c)
+
+    @property
+    def n_states(self):
+        return len(self.b)
 
     def state_space(self):
         return self
@@ -49,6 +53,11 @@ class DelayLine(NamedTuple):
     def order(self):
         return len(self.delays)
 
+    @property
+    def n_states(self):
+        """Of `state_space`."""
+        return int(max(self.delays)) + 1
+
     def hold(self, u):
         """As `StateSpace.hold`."""
         y = lfilter([1.0], [1.0, -self.decay], u, axis=0)
@@ -58,7 +67,7 @@ class DelayLine(NamedTuple):
 
     def state_space(self):
         """The same as (1): the newest value of y first, then the older ones."""
-        n = int(max(self.delays)) + 1
+        n = self.n_states
         a = np.eye(n, k=-1)
         a[0, 0] = self.decay
         return StateSpace(a, np.eye(n)[0], np.eye(n)[self.delays])

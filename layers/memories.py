@@ -1,4 +1,4 @@
-"""Memories (`layers.kernels`) of whole sequences in TensorFlow, with automatic differentiation.
+"""Memories (`layers.kernels`) of whole sequences in TensorFlow, and their way to `event_readout`.
 
 A linear system costs a loop over frames, or one product with a matrix of all pairs of frames. Here
 the sequence is cut into blocks of T frames: within each of them that matrix, T states at most wide,
@@ -119,6 +119,8 @@ def read_events(activity, weights, feedback, kernels, trains_feedback, reverse_l
 
 def delayed(x, n_steps):
     """`x` [batch, time, ...] of so many steps of axis 1 ago, 0 before the first."""
+    if isinstance(n_steps, int) and n_steps == 0:
+        return x
     shape = tf.shape(x)
     padding = [[0, 0], [tf.minimum(n_steps, shape[1]), 0], *[[0, 0]] * (len(x.shape) - 2)]
     return tf.slice(tf.pad(x, padding), tf.zeros_like(shape), shape)

@@ -254,6 +254,8 @@ def test_script_steps_take_turns(measured_here, tiny_processed):
     assert variant["flags"] == [*flags, "--eprop=symmetric", "--grad_clip=1"]
     assert 0.01 < variant["ratio"] < 100 and variant["seconds_median"] > 0
     assert f" {variant['ratio']:.2f} |" in process.stdout
+    assert first["engine"] == "fused"
+    assert_user_error(run_here(script_steps, *arguments, "--repeats=101"), "--repeats=101")
     many = run_here(script_steps, *arguments, "--iterations=99999")
     assert_user_error(many, "--iterations=99999: expected at most")
     assert_user_error(run_here(script_steps, "lmu_init.py"), "lmu_init.py: expected solve_timit")

@@ -42,9 +42,10 @@ READOUTS = {
 }
 
 
+@pytest.mark.parametrize("by_events", [False, True])
 @pytest.mark.parametrize("options", READOUTS.values(), ids=READOUTS)
-def test_readout_and_its_gradients(options):
-    options = {"decay": 0.7, **options}
+def test_readout_and_its_gradients(options, by_events):
+    options = {"decay": 0.7, "by_events": by_events, **options}
     random_generator = np.random.default_rng(1)
     readout = models.Readout(5, 3, random_generator=random_generator, dtype=tf.float64, **options)
     if readout.b_out is not None:
@@ -794,6 +795,46 @@ def test_a_readouts_memory_is_the_sum_over_its_kernels(memory, rule):
     expected = np.sum(by_definition(unit, of_layers(back)) * error)
     np.testing.assert_allclose(gradient[0, 2, 1, 1, 2], expected, rtol=1e-11)
     assert abs(expected) > 1e-3
+
+
+@pytest.mark.parametrize("rule", eprop.RULES)
+@pytest.mark.parametrize("n_directions", [1, 2])
+@pytest.mark.parametrize(
+    "memory",
+    [*READOUT_MEMORIES.values(), DelayLine(np.array([1, models.MOST_EVENT_STATES]), KAPPA)],
+    ids=[*READOUT_MEMORIES, "long delay"],
+)
+def test_a_readout_by_events_is_the_dense_one(memory, n_directions, rule):
+    """Two layers; logits, and gradients of the activity, of all weights and of the feedback."""
+    random_generator = np.random.default_rng(6)
+    shape = 3, N_FRAMES, 2 * n_directions * N
+    activity = tf.constant(random_generator.random(shape) * (random_generator.random(shape) < 0.2))
+    error = random_generator.standard_normal((3, N_FRAMES, N_CLASSES))
+    results = []
+    for by_events in (False, True):
+        readout = models.Readout(
+            shape[-1],
+            N_CLASSES,
+            rule,
+            np.random.default_rng(7),
+            decay=KAPPA,
+            memory=memory,
+            n_directions=n_directions,
+            n_units=N,
+            by_events=by_events,
+            dtype=tf.float64,
+        )
+        with tf.GradientTape() as tape:
+            tape.watch(activity)
+            logits = readout(activity, SEQ_LEN)
+        watched = [activity, *readout.trainable_variables]
+        results.append([logits, *tape.gradient(logits, watched, tf.constant(error))])
+    assert len(results[0]) == (
+        5 if rule != "adaptive" else 7
+    )  # logits, activity, W, b, V, feedback
+    for dense, events in zip(*results, strict=True):
+        assert_near(events, dense, 1e-12)
+        assert np.any(dense)
 
 
 @pytest.mark.parametrize("kind", ["lsnn", "lstm"])

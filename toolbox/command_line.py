@@ -330,9 +330,10 @@ def progress_bar(iterable=None, **options):
 def share_one_heap():
     """Let all threads of few cores allocate from one heap, where the C library is glibc.
 
-    Else each has its own, which keeps what it once freed from the others. Large arrays are in none.
+    Else each has its own, which keeps what it once freed from the others; only arrays above 32 MB are
+    in none. A user's MALLOC_ARENA_MAX stays.
     """
-    if available_cores() <= FEW_CORES:
+    if available_cores() <= FEW_CORES and "MALLOC_ARENA_MAX" not in os.environ:
         with contextlib.suppress(AttributeError):  # another C library
             ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
 
@@ -346,13 +347,13 @@ def import_tensorflow():
     """
     share_one_heap()
     hidden = [name for name in KERAS_EXTRAS if name not in sys.modules]
-    sys.modules.update(dict.fromkeys(hidden))  # to import one fails as if it were not installed
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     sys.stderr.flush()
     stderr = os.dup(2)
     with tempfile.TemporaryFile() as greetings:
         os.dup2(greetings.fileno(), 2)
         try:
+            sys.modules.update(dict.fromkeys(hidden))  # as if they were not installed
             tensorflow = importlib.import_module("tensorflow")
         except KeyboardInterrupt:
             sys.exit(EXIT_INTERRUPTED)
@@ -364,6 +365,6 @@ def import_tensorflow():
             os.dup2(stderr, 2)
             os.close(stderr)
             for name in hidden:
-                del sys.modules[name]
+                sys.modules.pop(name, None)
     # It rounds factors to 10 bits on the GPUs that have it, and so changes spikes.
     tensorflow.config.experimental.enable_tensor_float_32_execution(False)

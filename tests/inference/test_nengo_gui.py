@@ -1,8 +1,8 @@
 """nengo_gui shows the project's Nengo networks in a real browser, and they run there.
 
-`make test_gui` installs what it takes and sets NO_SKIP: there these tests fail, where Chromium,
-chromedriver, nengo_gui or Selenium is missing; in `make test` they are skipped then. SHOTS names a
-folder for pictures.
+`make test_gui` installs nengo_gui and Selenium and sets NO_SKIP: there these tests fail where these or
+Debian's chromium and chromium-driver are missing; in `make test` they are skipped then. SHOTS names
+a folder for pictures.
 """
 
 import importlib.util
@@ -32,7 +32,7 @@ def installed():
     missing = [name for name in ("chromium", "chromedriver") if not shutil.which(name)]
     missing += [m for m in ("nengo_gui", "selenium") if not importlib.util.find_spec(m)]
     if missing:
-        message = f"no {', '.join(missing)}: make test_gui installs them"
+        message = f"no {', '.join(missing)}: see docs/installation.md"
         (pytest.fail if os.environ.get("NO_SKIP") else pytest.skip)(message)
 
 

@@ -84,6 +84,26 @@ def test_any_number_of_threads_gives_the_same_bits(monkeypatch):
             assert np.array_equal(f, e)
 
 
+@pytest.mark.parametrize("batch, frames, n", [(0, 4, 3), (2, 0, 3), (1, 1, 8), (3, 5, 17)])
+def test_any_sizes(batch, frames, n):
+    """Also in a graph that does not know them."""
+    kernels = KERNELS["state space"]
+    random_generator = np.random.default_rng(1)
+    activity = random_generator.random((batch, frames, n)).astype(np.float32)
+    weights = random_generator.standard_normal((n, kernels.order, CLASSES)).astype(np.float32)
+    lengths = np.full(batch, frames, np.int32)
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None, n]), tf.TensorSpec([None], tf.int32)])
+    def read(activity, lengths):
+        logits = memories.read_events(activity, weights, weights, kernels, False, lengths)
+        return logits, *tf.gradients(logits, activity)
+
+    expected = by_products(activity, weights, weights, kernels, False, lengths)
+    logits, gradient = read(activity, lengths)
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
+    assert gradient.shape == activity.shape
+
+
 def test_wrong_arguments_are_refused():
     system = KERNELS["state space"]
     activity, weights, _, error = (x.numpy() for x in problem(system))
