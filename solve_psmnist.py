@@ -33,7 +33,6 @@ DEFAULTS = {
     "test_batch": 100,
     "print_every": 60,
     "adam_epsilon": 1e-8,
-    "lr_init": 0.003,
     "lr_schedule": "linear",
     "lr_hold": 0.0,
     "lr_final": 0.1,
@@ -48,6 +47,7 @@ DEFAULTS = {
 # ... and that depend on the side: the engine scales beta by 1 - rho, so that it must grow with tau_a.
 DEFAULTS_BY_SIDE = {
     "n_epochs": {8: 30, 14: 6, 28: 3},
+    "lr_init": {8: 0.003, 14: 0.003, 28: 0.006},
     "tau_a": {8: 200.0, 14: 800.0, 28: 800.0},
     "beta": {8: 3.6, 14: 14.4, 28: 7.2},
     "tau_out": {8: 20.0, 14: 30.0, 28: 56.0},
