@@ -14,8 +14,8 @@ KINDS = {
     "lsnn": (
         lsnn,
         *(*SIZE[lsnn], "--n_repeat=2", "--weight_scale=0.3", "--nomeasure_memory"),
-        *("--n_directions=1", "--tau_v_spread", "--readout_memory=legendre"),
-        *("--front_end=lmu", "--front_end_encoders=pca", "--front_end_theta_ms=60"),
+        *("--n_directions=1", "--tau_v_spread", "--front_end=lmu"),
+        "--readout_memory=legendre",
     ),
     "lstm": (lstm, *SIZE[lstm], "--noreduced_phns"),
     "late_lstm": (
@@ -28,7 +28,7 @@ KINDS = {
         ctc,
         *("--model=lsnn", "--n_neuron=6", "--n_repeat=2", "--weight_scale=0.5", "--preproc=fbank"),
         *("--n_directions=1", "--n_layer=2", "--norec", "--nopsp_out"),
-        "--front_end=delayed_frames",
+        *("--front_end=delayed_frames", "--front_end_encoders=pca"),
     ),
 }
 

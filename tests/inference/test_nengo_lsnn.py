@@ -157,6 +157,10 @@ def test_the_network_of_a_run_shows_what_it_hears(trained_run):
     assert simulator.data[heard][-1].sum() == pytest.approx(1)
     with pytest.raises(UserError, match="LSTM"):
         nengo_lsnn.network_of_run(str(trained_run("late_lstm")))
+    with_memory = nengo_lsnn.network_of_run(str(trained_run("ctc")))
+    n_read, n_neurons = np.shape(np.load(trained_run("ctc") / "best.npz")["layer0/w_in"])[1:]
+    assert with_memory.features.size_out == n_read
+    assert [ensemble.n_neurons for ensemble in with_memory.layers] == [n_neurons] * 2
 
 
 def test_the_demo_shows_one_run():

@@ -34,7 +34,8 @@ def test_the_network_is_the_one_that_was_trained(kind, trained_run, tiny_process
     assert run.class_names[0] == ("h#" if kind == "lstm" else "sil")
     assert (run.class_names[-1] == "blank") == (kind == "ctc") == run.is_ctc
     assert len(run.class_names) == weights["readout/w_out"].shape[1]
-    assert (run.front_end is None) == (kind == "lstm")
+    assert (run.front_end is None) == (kind != "lsnn")
+    assert (run.network.memory is None) == (kind != "ctc")
 
     data = TimitDataset(tiny_processed, run.flags["preproc"])
     for mine, its in zip(run.scaling, data.scaling):
