@@ -78,13 +78,14 @@ def _section(experiment, shown):
     """An experiment's tables and figure; its report is in the folder `shown`."""
     plan = experiment.plan
     metrics = () if plan.choose else (LATE, TEST, *MEMORY)
+    overview, *rest = report.overview(experiment)
     lines = [
-        *report.overview(experiment),
+        f"{overview} [All numbers, with their run folders]({shown}/report.md).",
+        *rest,
         # The report has the tables of other metrics and baselines.
         *report.comparison(experiment, metrics, plan.baselines[:1]),
     ]
     if len(experiment.differences):
         figure = os.path.join(shown, report.DIFFERENCES_FIGURE)
-        lines += [f"![differences from {spoken(report.drawn_baseline(experiment))}]({figure})", ""]
-    lines += [f"All numbers, with their run folders: [{shown}]({shown}/report.md)."]
-    return "\n".join(lines)
+        lines += [f"![differences from {spoken(report.drawn_baseline(experiment))}]({figure})"]
+    return "\n".join(lines).rstrip()
