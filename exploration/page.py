@@ -14,7 +14,7 @@ them at its end.
 import os
 import re
 
-from exploration import report
+from exploration import report, tables
 from exploration.plan import PLAN_FILE, read_plan, spoken
 from exploration.statistics import LATE, MEMORY, TEST
 from toolbox.command_line import UserError
@@ -77,15 +77,33 @@ def _with_section(text, name, section):
 def _section(experiment, shown):
     """An experiment's tables and figure; its report is in the folder `shown`."""
     plan = experiment.plan
-    metrics = () if plan.choose else (LATE, TEST, *MEMORY)
     overview, *rest = report.overview(experiment)
-    lines = [
-        f"{overview} [All numbers, with their run folders]({shown}/report.md).",
-        *rest,
-        # The report has the tables of other metrics and baselines.
-        *report.comparison(experiment, metrics, plan.baselines[:1]),
-    ]
+    lines = [f"{overview} [All numbers, with their run folders]({shown}/report.md).", *rest]
+    if plan.choose:
+        lines += report.comparison(experiment, (), ())
+    else:
+        lines += _compared(experiment)
     if len(experiment.differences):
         figure = os.path.join(shown, report.DIFFERENCES_FIGURE)
         lines += [f"![differences from {spoken(report.drawn_baseline(experiment))}]({figure})"]
     return "\n".join(lines).rstrip()
+
+
+def _compared(experiment):
+    """Verdicts, and each mean with its difference from the first baseline."""
+    axes, baseline = experiment.axes, experiment.plan.baselines[0]
+    rows = experiment.differences_from(baseline).to_dict("records")
+    differences = {tuple(row[name] for name in (*axes, "metric")): row for row in rows}
+
+    def cell(row):
+        difference = differences.get(tuple(row[name] for name in (*axes, "metric")))
+        text = tables.mean_text(row)
+        return text if difference is None else f"{text}; {tables.difference_text(difference)}"
+
+    return [
+        *report.verdict_lines(experiment),
+        "",
+        f"Means; of the others also minus {spoken(baseline)}, seed by seed:",
+        "",
+        *tables.pivot(experiment.summary, axes, (LATE, TEST, *MEMORY), cell),
+    ]

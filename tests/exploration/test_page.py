@@ -121,7 +121,8 @@ def test_a_plan_of_one_axis_has_one_table_of_its_metrics(tmp_path, page_of):
     folder = write_folder(tmp_path / "one", plan, lambda s: small_curve(s.seed))
     text = page_of(folder)
     assert "| start | late development error | test error |" in text
-    assert "12.00 hours of processes" in text and "| LMU | 0.560 [0.535, 0.585] |" in text
+    assert "12.00 hours of processes" in text and "| LMU | 0.560 [0.535, 0.585]; +0.000 [" in text
+    assert "also minus start 'scaled random', seed by seed:" in text
     assert "* Against start 'scaled random': **no difference shown**: LMU.\n" in text
 
 
