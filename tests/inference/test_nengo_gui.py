@@ -16,8 +16,7 @@ import time
 import numpy as np
 import pytest
 
-import nengo_gui_demo
-from helpers import REPOSITORY, assert_user_error, run_here
+from helpers import REPOSITORY, assert_user_error, run_in
 
 LIMIT_S = 120  # of anything that is waited for, on a busy machine
 CHROME_FLAGS = (
@@ -116,7 +115,8 @@ class Page:
 
 
 def test_the_demo_asks_for_a_run_folder(tmp_path, installed):
-    assert_user_error(run_here(nengo_gui_demo, tmp_path), "expected a run folder")
+    process = run_in(tmp_path, "nengo_gui_demo.py", tmp_path)
+    assert_user_error(process, "expected a run folder")
 
 
 def test_the_memory_runs_in_a_browser(serve, browser):
