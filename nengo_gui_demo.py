@@ -10,6 +10,7 @@ network of Nengo's own neurons that remembers the last 400 ms of a slow random s
 requirements_pip_gui.txt (`make gui` installs it).
 """
 
+import importlib.util
 import os
 import shutil
 import sys
@@ -52,15 +53,15 @@ def demonstration():
 def main(flag_values, *folders):
     if len(folders) > 1:
         raise command_line.UserError(f"found {len(folders)} run folders, expected one at most")
-    try:
-        from nengo_gui.main import main as nengo
-    except ImportError:
+    if importlib.util.find_spec("nengo_gui") is None:
         raise command_line.UserError(
             "nengo_gui is not installed: pip install -r requirements_pip_gui.txt"
-        ) from None
+        )
     for folder in folders:
         nengo_lsnn.network_of_run(folder)  # what is wrong is told here and not on the page
         os.environ[RUN_VARIABLE] = os.path.abspath(folder)
+    from nengo_gui.main import main as nengo  # it warns
+
     with tempfile.TemporaryDirectory() as copies:  # nengo_gui writes the layout back
         name = os.path.basename(__file__)
         for suffix in ("", ".cfg"):
