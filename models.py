@@ -318,6 +318,9 @@ class Readout(tf.Module):
         super().__init__(name)
         self.rule = rule
         self.decay = decay
+        self.filter = DelayLine(
+            np.array([0]), decay or 0.0
+        )  # kappa^s; without decay the activity itself
         self.memory = memory
         self.by_events = by_events
         self._n_units = n_units
@@ -392,9 +395,8 @@ class Readout(tf.Module):
         def with_order(weights):
             return None if weights is None else tf.expand_dims(weights, 1)
 
-        exponential = DelayLine(np.array([0]), self.decay or 0.0)
         filtered = _Part(
-            activity, with_order(self.w_out), with_order(self.feedback), exponential, False
+            activity, with_order(self.w_out), with_order(self.feedback), self.filter, False
         )
         if self.v_out is None:
             return [filtered]

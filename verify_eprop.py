@@ -216,7 +216,7 @@ def traced_gradients(case, run):
 def online_gradients(case, run):
     """(c), (d): the gradients of a case with memories by traces that go through them."""
     network, readout = case.network, case.network.readout
-    held = [kernels.DelayLine(np.array([0]), readout.decay or 0.0)]  # the filter, if any, itself
+    held = [readout.filter]
     weights = [(readout.w_out if readout.feedback is None else readout.feedback)[None]]
     if readout.memory is not None:
         v = (readout.v_out if readout.feedback_v is None else readout.feedback_v)[0]

@@ -214,12 +214,11 @@ class ReadoutStream:
         self.weights = readout.w_out.numpy().astype(float)
         self.n_classes = self.weights.shape[1]
         self._bias = 0.0 if readout.b_out is None else readout.b_out.numpy().astype(float)
-        self._decay = readout.decay or 0.0
-        self._system = None
+        self._system = readout.filter.state_space()
         if readout.v_out is not None:
             v = readout.v_out.numpy()[0].astype(float)  # [n_in, order, classes]
             self.weights = np.concatenate([self.weights, v.reshape(len(v), -1)], axis=1)
-            self._system = readout.memory.state_space()
+            self._system = kernels.side_by_side(self._system, readout.memory.state_space())
         self._u = np.zeros((0, self.n_classes))
         if readout.u_out is not None:
             self._u = readout.u_out.numpy().astype(float)
@@ -227,11 +226,7 @@ class ReadoutStream:
 
     def state(self):
         """Before the first frame: arrays by name that `logits` changes."""
-        n_states = 0 if self._system is None else len(self._system.b)
-        return {
-            "filtered": np.zeros(self.n_classes),
-            "recalled": np.zeros((n_states, self.n_classes)),
-        }
+        return {"states": np.zeros((self._system.n_states, self.n_classes))}
 
     def logits(self, state, columns, remembered):
         """Logits [classes] of a frame.
@@ -241,12 +236,8 @@ class ReadoutStream:
             columns: [columns], the activity times the weights.
             remembered: of the memory before the cells.
         """
-        state["filtered"][...] = self._decay * state["filtered"] + columns[: self.n_classes]
-        logits = state["filtered"] + self._bias
-        if self._system is not None:
-            # The adjoint of the memory, run on what was multiplied first: `layers.memories.recall`.
-            a, b, c = self._system
-            q = columns[self.n_classes :].reshape(len(c), self.n_classes)
-            state["recalled"][...] = a.T @ state["recalled"] + c.T @ q
-            logits = logits + b @ state["recalled"]
-        return logits + remembered @ self._u
+        # The adjoint of the memory, run on what was multiplied first: `layers.memories.recall`.
+        a, b, c = self._system
+        q = columns.reshape(self._system.order, self.n_classes)
+        state["states"][...] = a.T @ state["states"] + c.T @ q
+        return b @ state["states"] + self._bias + remembered @ self._u
