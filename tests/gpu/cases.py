@@ -1,6 +1,5 @@
 """Small layers for the tests of the GPU's engine, and both engines' answers to them."""
 
-import sys
 from typing import NamedTuple
 
 import numpy as np
@@ -8,8 +7,6 @@ from numba import cuda
 
 from layers import event_driven, neurons
 from layers.event_driven_cuda import CudaLayer
-
-sys.setswitchinterval(1e-4)  # the simulator polls: 13 times as fast
 
 
 class Case(NamedTuple):
