@@ -11,7 +11,7 @@ ago, which (1) describes too. `layers.memories` computes both for whole sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.signal import dlsim, lfilter
+import scipy
 
 
 class StateSpace(NamedTuple):
@@ -39,7 +39,7 @@ class StateSpace(NamedTuple):
         a, b = np.kron(identity, self.a), np.kron(identity, self.b[:, np.newaxis])
         # SciPy's state is x_{f-1}; its output C (A x_{f-1} + B u_f) is h_f.
         ca, cb = np.kron(identity, self.c @ self.a), np.kron(identity, (self.c @ self.b)[:, None])
-        _, h, _ = dlsim((a, b, ca, cb, 1.0), u)
+        _, h, _ = scipy.signal.dlsim((a, b, ca, cb, 1.0), u)
         return h.reshape(len(u), n_signals, self.order)
 
 
@@ -60,7 +60,7 @@ class DelayLine(NamedTuple):
 
     def hold(self, u):
         """As `StateSpace.hold`."""
-        y = lfilter([1.0], [1.0, -self.decay], u, axis=0)
+        y = scipy.signal.lfilter([1.0], [1.0, -self.decay], u, axis=0)
         padded = np.concatenate([np.zeros((max(self.delays), y.shape[1])), y])
         start = len(padded) - len(y)
         return np.stack([padded[start - k :][: len(y)] for k in self.delays], axis=-1)

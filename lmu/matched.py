@@ -49,7 +49,7 @@ from typing import NamedTuple
 
 import nengo
 import numpy as np
-from scipy.signal import lfilter
+import scipy
 
 from layers import event_driven
 from lmu import legendre
@@ -193,7 +193,9 @@ def list_of_channels(settings):
 
 def low_passed(frames, alpha, n_repeat):
     """x~ [steps, ...] of (2) for frames [frames, ...], each shown `n_repeat` steps."""
-    return lfilter([1 - alpha], [1, -alpha], np.repeat(frames, n_repeat, axis=0), axis=0)
+    return scipy.signal.lfilter(
+        [1 - alpha], [1, -alpha], np.repeat(frames, n_repeat, axis=0), axis=0
+    )
 
 
 def ideal_states(inputs, a, b):
@@ -293,7 +295,7 @@ def spikes_of(currents, w_rec, parameters):
 
 def filtered(spikes, alpha):
     """zbar [steps, n] of spikes [steps, n]."""
-    return lfilter([1.0], [1.0, -alpha], spikes, axis=0)
+    return scipy.signal.lfilter([1.0], [1.0, -alpha], spikes, axis=0)
 
 
 def seed_direction(utterances, parameters, n_regular, settings, random_generator, say=print):

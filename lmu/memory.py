@@ -26,7 +26,7 @@ import functools
 from typing import NamedTuple
 
 import numpy as np
-from scipy.signal import lfilter
+import scipy
 
 from layers import event_driven
 from toolbox.command_line import UserError
@@ -211,7 +211,7 @@ def _filtered(z_mean):
     y = np.empty(z_mean.shape, np.float32)
     for d in range(z_mean.shape[1]):
         order = slice(None, None, -1 if d else 1)
-        y[order, d] = lfilter([1.0], [1.0, -kappa], z_mean[order, d], axis=0)
+        y[order, d] = scipy.signal.lfilter([1.0], [1.0, -kappa], z_mean[order, d], axis=0)
     return y.reshape(len(y), -1)
 
 

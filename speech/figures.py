@@ -1,7 +1,7 @@
 """Figure of an utterance: sound, features and phones."""
 
 import numpy as np
-from scipy import signal
+import scipy
 
 from speech.facts import FOLD_61_TO_39, FRAME_HOP_MS
 from toolbox.plotting import BLUE, colour_bar, label_axes, stacked_panels, written
@@ -94,10 +94,10 @@ def _spectrogram_db(audio, sample_rate_hz):
     """Power in dB re its peak, [frequencies, times], and its image extent in s and kHz."""
     window = min(len(audio), round(SPECTRUM_WINDOW_MS / 1000 * sample_rate_hz))
     hop = round(SPECTRUM_HOP_MS / 1000 * sample_rate_hz)
-    frequencies_hz, times_s, power = signal.spectrogram(
+    frequencies_hz, times_s, power = scipy.signal.spectrogram(
         audio,
         sample_rate_hz,
-        window=signal.windows.hann(window, sym=False),
+        window=scipy.signal.windows.hann(window, sym=False),
         noverlap=max(0, window - hop),
         nfft=max(512, window),
         detrend=False,

@@ -160,27 +160,26 @@ def plot_confusion_matrix(counts, class_names, title, what="phone", counted="fra
     axes = figure.add_subplot()
     axes.set_facecolor("0.85")
     # The square root gives confusions of a few per cent a visible tint beside the diagonal.
-    image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
+    image = axes.pcolormesh(
+        shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1), edgecolors="0.92", linewidth=0.4
+    )
     for true, answer in np.argwhere(shares >= ANNOTATED_SHARE):
         axes.text(
-            answer,
-            true,
+            answer + 0.5,
+            true + 0.5,
             f"{100 * shares[true, answer]:.0f}",
             ha="center",
             va="center",
             fontsize=6,
             color="white" if shares[true, answer] > 0.35 else "black",
         )
-    axes.set_xticks(range(n_classes), class_names, rotation=90)
-    axes.set_yticks(range(n_classes), class_names)
-    axes.set_xticks(np.arange(n_classes + 1) - 0.5, minor=True)
-    axes.set_yticks(np.arange(n_classes + 1) - 0.5, minor=True)
-    axes.grid(which="minor", color="0.92", linewidth=0.4)
-    axes.tick_params(which="minor", length=0)
+    axes.set(xlim=(0, n_classes), ylim=(n_classes, 0), aspect="equal")
+    axes.set_xticks(np.arange(n_classes) + 0.5, class_names, rotation=90)
+    axes.set_yticks(np.arange(n_classes) + 0.5, class_names)
     label_axes(axes, x=f"answered {what}", y=f"true {what}")
 
     right = axes.secondary_yaxis("right")
-    right.set_yticks(range(n_classes), [f"{total:,.0f}" for total in totals[:, 0]])
+    right.set_yticks(axes.get_yticks(), [f"{total:,.0f}" for total in totals[:, 0]])
     label_axes(right, y=f"{counted} of the true {what}")
 
     bar = figure.colorbar(

@@ -73,9 +73,22 @@ def threads_kept():
 LIMIT_S = 1200  # of a process: only what hangs takes so long, however busy the machine is
 
 
-def run_in(folder, script, *arguments, timeout_s=LIMIT_S, **environment):
+# Runs a script; to write figures takes longer than all else.
+WITHOUT_FIGURES = """
+import runpy, sys
+from toolbox import plotting
+plotting.save_figure = lambda *_: None
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def run_in(folder, script, *arguments, timeout_s=LIMIT_S, figures=True, **environment):
     """Run a script of the repository in a folder; returns the ended process."""
     command = [os.path.join(REPOSITORY, script), *map(str, arguments)]
+    if not figures:
+        command[:0] = ["-c", WITHOUT_FIGURES]
+        environment["PYTHONPATH"] = REPOSITORY
     if script.endswith(".py"):
         command.insert(0, sys.executable)
     return subprocess.run(

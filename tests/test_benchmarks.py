@@ -75,6 +75,7 @@ def test_training_step_measures_both_engines_at_the_rate_asked_for(measured_here
     assert f" {dense / event:.2f} " in next(line for line in table if "| event |" in line)
 
 
+@pytest.mark.stress
 def test_training_step_measures_keras_lstm_under_bptt_only(measured_here):
     _, rows = measured_here(
         training_step,
@@ -91,6 +92,7 @@ def test_training_step_measures_keras_lstm_under_bptt_only(measured_here):
         assert row["seconds_median"] > 0
 
 
+@pytest.mark.stress
 def test_scaling_varies_one_thing_at_a_time(measured_here, tmp_path, monkeypatch):
     bytes_per_frame = 12 * 5 * 2 * 2 * 100  # steps, utterances, directions, neurons
     monkeypatch.setattr(

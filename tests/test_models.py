@@ -294,7 +294,7 @@ def test_engines_agree_on_a_network(reference_quirks):
     assert_near(without_spikes.activity, output.activity)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
     sizes=st.tuples(*[st.integers(1, 9)] * 4),
@@ -350,9 +350,9 @@ def test_engines_agree_on_any_lstm(seed, sizes, depths, rule, reference_quirks, 
 @pytest.mark.parametrize(
     "kind, options",
     [
-        ("lsnn", {"drop_out_probability": 0.4}),
+        pytest.param("lsnn", {"drop_out_probability": 0.4}, marks=pytest.mark.stress),
         ("lsnn", {"n_layer": 2, "drop_out_probability": 0.4, "engine": "event"}),
-        ("lstm", {}),
+        pytest.param("lstm", {}, marks=pytest.mark.stress),
         ("lstm", {"engine": "fused"}),
     ],
     ids=["lsnn", "event-driven lsnn", "lstm", "fused lstm"],

@@ -682,7 +682,7 @@ def first_weights(run, *arguments, results):
     return read_arrays(only_run_folder(process.results, lsnn), "last.npz")
 
 
-@pytest.mark.parametrize("fraction", [1, 0.5])
+@pytest.mark.parametrize("fraction", [pytest.param(1, marks=pytest.mark.stress), 0.5])
 def test_the_control_permutes_who_sends_in_the_memory(fraction, run, eager, no_figures):
     """`lmu_shuffled` is the start of `lmu` but for the rows of the LMU's regular neurons, and for
     a factor of all weights, which makes it fire as much."""

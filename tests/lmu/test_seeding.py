@@ -129,7 +129,11 @@ def test_random_weights_are_scaled_to_a_rate(layer, speech):
 
 @pytest.mark.parametrize(
     "settings",
-    [SMALL._replace(method="nengo"), SMALL._replace(lmu_fraction=0.5), SMALL._replace(drive_std=4)],
+    [
+        pytest.param(SMALL._replace(method="nengo"), marks=pytest.mark.stress),
+        SMALL._replace(lmu_fraction=0.5),
+        SMALL._replace(drive_std=4),
+    ],
 )
 def test_the_control_fires_as_much_whatever_the_settings(settings, speech):
     layer, parameters = seed_small(speech, settings=settings), alif_parameters(40, 10)

@@ -197,7 +197,7 @@ def test_confusion_matrix_shows_shares_of_true_phones(class_names):
     for labels in (axes.get_xticklabels(), axes.get_yticklabels()):
         assert [label.get_text() for label in labels] == list(class_names)
     n, missing = len(class_names), class_names.index("ch")
-    shares = axes.images[0].get_array()
+    shares = axes.collections[0].get_array()
     assert shares.mask[missing].all() and shares.mask.sum() == n
     present = np.arange(n) != missing
     assert shares[present].sum(axis=1).tolist() == [1.0] * (n - 1)

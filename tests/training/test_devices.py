@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 import tiny_runs
-from helpers import LIMIT_S, REPOSITORY, assert_user_error, run_here
+from helpers import LIMIT_S, REPOSITORY, WITHOUT_FIGURES, assert_user_error, run_here
 from tiny_runs import SIZE, lsnn, parse
 from training import devices
 from training.flags import TrainingConfig
@@ -143,7 +143,10 @@ def one_and_two_replicas():
         ),
         ("lsnn", "bptt", {"engine": "event", "reference_quirks": True}),
         ("lstm", "random", {"engine": "cudnn", "noise_step_start": 1, "gd_noise": 0.01}),
-        ("lstm", "bptt", {"engine": "dense", "reference_quirks": True}),
+        pytest.param(
+            *("lstm", "bptt", {"engine": "dense", "reference_quirks": True}),
+            marks=pytest.mark.stress,
+        ),
     ],
 )
 def test_replicas_do_not_change_a_step(model, rule, options, one_and_two_replicas):
@@ -180,16 +183,6 @@ def free_ports(n):
             if port not in ports and probe.connect_ex(("127.0.0.1", port)):
                 ports.append(port)
     return ports
-
-
-# Runs a script; to write figures takes longer than all else.
-WITHOUT_FIGURES = """
-import runpy, sys
-from toolbox import plotting
-plotting.save_figure = lambda *_: None
-del sys.argv[0]
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
 
 
 @pytest.mark.stress

@@ -159,6 +159,7 @@ def test_without_a_working_gpu_the_cpu_trains(has_driver, tiny_processed, tmp_pa
         tmp_path,
         "solve_timit_with_framewise_lsnn.py",
         *(f"--dataset={tiny_processed}", *SIZE[lsnn], *RUN),
+        figures=False,
         CUDA_VISIBLE_DEVICES="0",
         **environment,
     )
@@ -174,8 +175,9 @@ import sys
 sys.path.insert(0, {REPOSITORY!r})
 import solve_timit_with_framewise_lsnn as script
 from layers import alif
-from toolbox import command_line
+from toolbox import command_line, plotting
 from training import engines
+plotting.save_figure = lambda *_: None
 engines.visible_gpus = lambda: [{CPU!r}]
 alif.cuda_spikes = lambda *arguments: 0.9 * alif.event_driven_spikes(*arguments)
 command_line.run(script.main, script.define_flags, script.__doc__, ["x", *sys.argv[1:]])

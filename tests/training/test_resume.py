@@ -85,9 +85,17 @@ MEMORIES += ["--front_end_encoders=learned", "--front_end_theta_ms=40"]
 CHANCE = ["--noise_step_start=2", "--truncT=6"]
 CASES = [
     pytest.param(lsnn, ["--eprop=adaptive", "--drop_out_probability=0.3", *CHANCE], id="lsnn"),
-    pytest.param(lsnn, ["--eprop=random", "--noadam", *MEMORIES], id="lsnn-momentum-memories"),
+    pytest.param(
+        *(lsnn, ["--eprop=random", "--noadam", *MEMORIES]),
+        id="lsnn-momentum-memories",
+        marks=pytest.mark.stress,
+    ),
     pytest.param(lstm, ["--eprop=random", "--lr_decay_every=3", *CHANCE], id="lstm"),
-    pytest.param(lstm, ["--reference_quirks", "--eprop=random"], id="lstm-quirks"),
+    pytest.param(
+        *(lstm, ["--reference_quirks", "--eprop=random"]),
+        id="lstm-quirks",
+        marks=pytest.mark.stress,
+    ),
 ]
 
 

@@ -41,7 +41,10 @@ def test_a_silent_layer_is_no_traceback(short_dataset, eager):
         ridge_readout.fit_readout(network, dataset.train, 2)
 
 
-@pytest.mark.parametrize("kind, quirks", [("lsnn", False), ("lsnn", True), ("lstm", False)])
+@pytest.mark.parametrize(
+    "kind, quirks",
+    [("lsnn", False), pytest.param("lsnn", True, marks=pytest.mark.stress), ("lstm", False)],
+)
 def test_the_readout_solves_the_ridge_problem(kind, quirks, short_dataset, eager):
     dataset = short_dataset()
     network = make_network(kind, dataset, quirks)
