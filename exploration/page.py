@@ -16,7 +16,7 @@ import re
 
 from exploration import report, tables
 from exploration.plan import PLAN_FILE, read_plan, spoken
-from exploration.statistics import LATE, MEMORY, TEST
+from exploration.statistics import FLOOR, LATE, MEMORY, TEST
 from toolbox.command_line import UserError
 from toolbox.durable_files import write_whole
 
@@ -105,5 +105,5 @@ def _compared(experiment):
         "",
         f"Means; of the others also minus {spoken(baseline)}, seed by seed:",
         "",
-        *tables.pivot(experiment.summary, axes, (LATE, TEST, *MEMORY), cell),
+        *tables.pivot(experiment.summary, axes, (LATE, TEST, *MEMORY, FLOOR), cell),
     ]

@@ -4,7 +4,16 @@ import os
 
 from exploration import figures, search, tables
 from exploration.plan import PLAN_FILE, read_plan, spoken
-from exploration.statistics import BEST, COMPARED, COSTS, LATE, TEST, VERDICTS, read_experiment
+from exploration.statistics import (
+    BEST,
+    COMPARED,
+    COSTS,
+    FLOOR,
+    LATE,
+    TEST,
+    VERDICTS,
+    read_experiment,
+)
 from toolbox.command_line import UserError
 from toolbox.durable_files import write_whole
 
@@ -65,7 +74,7 @@ def write_experiment(experiment, report_folder, has_curves=True):
         "",
         HOW_TO_READ,
         "",
-        *comparison(experiment, (*COMPARED, BEST, *COSTS), plan.baselines),
+        *comparison(experiment, (*COMPARED, FLOOR, BEST, *COSTS), plan.baselines),
     ]
     if differences.empty or has_curves:
         _plot_curves(os.path.join(report_folder, CURVES_FIGURE), experiment)

@@ -9,6 +9,7 @@ best_develop_error      of the best evaluation: selected, hence optimistic
 test_error              with the weights of the best evaluation
 memory_capacity_before, memory_capacity_after
                         training, of LSNNs: see lmu/memory.py
+memory_capacity_floor   of the features instead of the spikes: no start or training changes it
 iterations_to_reach     the first evaluation with a development error not above the plan's
                         `reach_error`, else the mean late error of the first baseline's runs, the
                         other axes being equal: one error for every seed, which the baseline's own
@@ -42,6 +43,7 @@ CONFIDENCE = 0.95
 FINAL, LATE = "final_develop_error", "late_develop_error"
 BEST, TEST = "best_develop_error", "test_error"
 MEMORY = ("memory_capacity_before", "memory_capacity_after")
+FLOOR = "memory_capacity_floor"
 REACH = "iterations_to_reach"
 COSTS = ("seconds_per_iteration", "peak_memory_gb")
 COMPARED = (LATE, FINAL, TEST, *MEMORY, REACH)  # with baselines
@@ -143,7 +145,7 @@ class Experiment:
         """DataFrame, a row each condition and metric: statistics over seeds."""
         rows = []
         for labels, runs in self.conditions():
-            for metric in (LATE, FINAL, BEST, TEST, *MEMORY, REACH, *COSTS):
+            for metric in (LATE, FINAL, BEST, TEST, *MEMORY, FLOOR, REACH, *COSTS):
                 if metric not in runs:
                     continue
                 values = runs[metric].dropna()

@@ -1,6 +1,6 @@
 """Tables of what an experiment says: Markdown for readers, CSV for programs."""
 
-from exploration.statistics import BEST, COSTS, FINAL, LATE, MEMORY, REACH, TEST
+from exploration.statistics import BEST, COSTS, FINAL, FLOOR, LATE, MEMORY, REACH, TEST
 from toolbox.durable_files import write_whole
 
 TITLES = {
@@ -9,6 +9,7 @@ TITLES = {
     BEST: "best development error",
     TEST: "test error",
     **dict(zip(MEMORY, ("memory capacity before training", "memory capacity after training"))),
+    FLOOR: "memory capacity of the features alone",
     REACH: "iterations to reach the error",
     **dict(zip(COSTS, ("seconds an iteration", "peak memory (GB)"))),
 }

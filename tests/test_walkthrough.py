@@ -28,9 +28,11 @@ def test_it_runs_from_the_matrices_to_a_trained_network(
     with threads_kept():
         names = runpy.run_path(PATH, run_name="__main__")
     assert names["error"] < 0.05  # a sine comes back after theta
-    curves = names["curves"]
-    assert curves["LMU"][1] > curves["rows permuted"][1] + 1
-    assert all(len(r2) == 21 for r2, _ in curves.values())
+    measured = names["measured"]
+    capacities = [found["memory_capacity_channels"] for found in measured.values()]
+    assert list(measured) == ["LMU", "rows permuted", "floor"]
+    assert capacities[0] > max(capacities[1:]) + 1
+    assert all(len(found["r2_channels"]) == 21 for found in measured.values())
     out = capsys.readouterr().out
     assert "theta B = [ 1 -3  5 -7]" in out and "rows permuted  capacity" in out
     assert names["metrics"]["iterations"] == 8

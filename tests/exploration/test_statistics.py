@@ -152,11 +152,15 @@ def test_memory_is_compared_where_it_was_measured(experiment_folder):
     for file in (folder / SCRIPT).glob("*/metrics.json"):
         metrics = json.loads(file.read_text())
         metrics["memory_capacity_before"] = 10.0 + metrics["seed"]
+        metrics["memory_capacity_floor"] = 9.0
         file.write_text(json.dumps(metrics))
     experiment = read_experiment(str(folder), str(folder))
     summary = experiment.summary
     assert "memory_capacity_after" not in set(summary["metric"])
     assert "memory_capacity_before" in set(experiment.differences["metric"])
+    assert "memory_capacity_floor" not in set(experiment.differences["metric"])
+    floors = summary[summary["metric"] == "memory_capacity_floor"]
+    assert set(floors["mean"]) == {9.0} and len(floors) == 4
     rows = summary[summary["metric"] == "memory_capacity_before"]
     assert len(rows) == 4 and set(rows["mean"]) == {12.0}
     assert (rows["n"] == 3).all()
