@@ -201,6 +201,16 @@ def test_plan_files_are_of_flags_that_the_scripts_have(name):
             script.check_flags(flag_values)
 
 
+@pytest.mark.parametrize("name", PLAN_FILES)
+def test_no_inherited_point_overrides_what_a_plan_sets_for_all_its_runs(name):
+    path = os.path.join(EXPERIMENTS, name)
+    with open(path, encoding="utf-8") as file:
+        own = json.load(file)
+    if "based_on" in own and not own.keys() & {"grid", "list"}:
+        for points in read_plan(path).axes.values():
+            assert not any(own["flags"].keys() & flags.keys() for flags in points.values())
+
+
 def without_rates(plan):
     """The points of a plan's axes but for their learning rates, which a corpus has of its own."""
     return {
