@@ -14,9 +14,10 @@
 #              in less than 15 minutes on two quiet cores
 # make frame_errors   errors of both networks under all rules, ours and the authors' (needs
 #              TIMIT=path, of the 16-speaker sample): reports in results/frame_errors_*
-# make results   the tables of RESULTS.md: all comparisons of experiments/, an estimated 5 hours on two cores
-#              (needs TIMIT=path, of the 16-speaker sample; stopped, the same command goes on; with FULL=1
-#              and TIMIT=path of the whole corpus the plans of experiments/full_corpus/, days)
+# make results   all comparisons of experiments/ on the 16-speaker sample, an estimated 5 hours on two cores,
+#              and their tables in RESULTS.md and docs/more_results.md (needs TIMIT=path; stopped, the same
+#              command goes on; with FULL=1 and TIMIT=path of the whole corpus the plans of
+#              experiments/full_corpus/, days, into RESULTS_full_corpus.md)
 
 PYTHON3 ?= python3
 VENV := .venv
@@ -35,6 +36,7 @@ EXPERIMENTS := learning_rates_lsnn lsnn_starts lsnn_baselines lmu_memory \
 	learning_rates_lsnn_unidirectional lsnn_unidirectional lsnn_untrained_cells \
 	learning_rates_lstm lstm_rules learning_rates_couplings couplings_late_answers couplings_delays \
 	couplings_starts couplings_heterogeneity couplings_bidirectional couplings_encoders
+ON_PAGE := couplings_late_answers couplings_encoders
 PLANS := experiments$(if $(FULL),/full_corpus)
 PROCESSED := $(if $(FULL),timit_processed,timit_sample_processed)
 RESULTS := results$(if $(FULL),/full_corpus)
@@ -122,5 +124,11 @@ results: setup
 	$(PYTHON) timit_processing.py --data_path="$(TIMIT)" --output_path=$(PROCESSED)
 	for plan in $(EXPERIMENTS); do \
 		$(PYTHON) explore_parameters.py run $(PLANS)/$$plan.json $(RESULTS)/$$plan || [ $$? -eq 1 ] || exit; done
-	$(PYTHON) explore_parameters.py page $(EXPERIMENTS:%=$(RESULTS)/%) \
-		$(if $(FULL),--page=RESULTS_full_corpus.md --details=docs/results/full_corpus)
+ifdef FULL
+	$(PYTHON) explore_parameters.py page $(EXPERIMENTS:%=$(RESULTS)/%) --page=RESULTS_full_corpus.md \
+		--details=docs/results/full_corpus
+else
+	$(PYTHON) explore_parameters.py page $(ON_PAGE:%=$(RESULTS)/%)
+	$(PYTHON) explore_parameters.py page --page=docs/more_results.md \
+		$(patsubst %,$(RESULTS)/%,$(filter-out $(ON_PAGE),$(EXPERIMENTS)))
+endif

@@ -25,6 +25,7 @@ from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
+from absl import flags
 
 import eprop
 from layers import kernels, neurons
@@ -34,6 +35,7 @@ from layers.lstm import LSTM_ENGINES, N_DIRECTIONS, LstmLayer
 from layers.memories import EncodedMemory, read_events, recall
 from layers.neurons import AlifParameters, scaled_normal
 from layers.sequences import exponential_filter, frame_means, reverse_time, with_sum
+from toolbox import command_line
 from toolbox.command_line import UserError
 
 STREAM_TIME_CONSTANTS = 2  # of the random numbers that one seed feeds
@@ -265,6 +267,21 @@ def _define_lsnn_flags(define):
     define.float("dampening_factor", 0.3, "height of the pseudo-derivative", 0)
     define.float("reg", 50.0, "weight of the firing-rate regularisation", 0)
     define.float("reg_rate", 10.0, "its target rate, Hz", 0)
+
+
+def check_own_flags(flag_values):
+    """Raise UserError for a flag, given in a script with `--model`, that the other network has."""
+    names = {}
+    for kind in ("lsnn", "lstm"):
+        defined = flags.FlagValues()
+        define = command_line.Definer(defined)
+        define_flags(define, kind)
+        if kind == "lsnn":
+            neurons.define_flags(define)
+        names[kind] = set(defined) & set(flag_values)
+    own = names.pop(flag_values.model)
+    for kind, others in names.items():
+        command_line.check_unread(flag_values, sorted(others - own), f"--model={kind}")
 
 
 # --------------------------------------------------------------------------- readout

@@ -14,7 +14,6 @@ import dataclasses
 from toolbox import command_line  # isort: skip (first: it tells who has no environment)
 
 import numpy as np
-from absl import flags as absl_flags
 from sklearn.linear_model import RidgeClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -103,30 +102,13 @@ def with_defaults(flag_values):
     return flag_values
 
 
-def _names(*definitions):
-    """Names of the flags that functions of a Definer define."""
-    scratch = absl_flags.FlagValues()
-    for define_some in definitions:
-        define_some(command_line.Definer(scratch))
-    return set(scratch)
-
-
-def _own_flags():
-    """Names of the flags that one of the networks alone has, by network."""
-    lsnn = _names(neurons.define_flags, lambda define: models.define_flags(define, "lsnn"))
-    lstm = _names(lambda define: models.define_flags(define, "lstm"))
-    return {"lsnn": sorted(lsnn - lstm), "lstm": sorted(lstm - lsnn)}
-
-
 def check_flags(flag_values):
     """Raise UserError for flags that do not go together."""
     flags.check_flags(flag_values)
     psmnist.side_of(flag_values)
     if not flag_values.front_end:
         command_line.check_unread(flag_values, FRONT_END_FLAGS, "--front_end")
-    for model, names in _own_flags().items():
-        if model != flag_values.model:
-            command_line.check_unread(flag_values, names, f"--model={model}")
+    models.check_own_flags(flag_values)
     if flag_values.readout_init == "ridge":
         raise command_line.UserError(
             "--readout_init=ridge: regression fits an answer to every frame, and a digit has one: "

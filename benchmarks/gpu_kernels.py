@@ -122,6 +122,11 @@ def measure(flag_values, batch):
 
 def main(flag_values):
     command_line.check_output_file(flag_values, "json")
+    if not cuda.is_available():
+        raise command_line.UserError(
+            "no GPU that numba-cuda can use: expected one and its driver (`numba -s` tells what is "
+            "missing)"
+        )
     name, peak = cuda.get_current_device().name, peak_bytes_per_s()
     card = name.decode() if isinstance(name, bytes) else name
     machine = measuring.machine()

@@ -140,15 +140,11 @@ def timed_engines():
 
 def machine():
     """What the results depend on beside the code, as a dict."""
-    if hasattr(os, "sched_getaffinity"):
-        n_cores = len(os.sched_getaffinity(0))
-    else:
-        n_cores = os.cpu_count()
     installed = {d.metadata["Name"].lower() for d in importlib.metadata.distributions()}
     packages = ("tensorflow", "tensorflow-cpu", "tensorflow_cpu", "numpy", "numba")
     return {
         "processor": _processor(),
-        "cores": n_cores,
+        "cores": command_line.available_cores(),
         "memory_gb": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9, 1),
         "system": platform.platform(),
         "python": platform.python_version(),

@@ -34,13 +34,8 @@ class StateSpace(NamedTuple):
 
     def hold(self, u):
         """h [frames, n, order] of n signals u [frames, n]."""
-        n_signals = np.shape(u)[1]
-        identity = np.eye(n_signals)
-        a, b = np.kron(identity, self.a), np.kron(identity, self.b[:, np.newaxis])
-        # SciPy's state is x_{f-1}; its output C (A x_{f-1} + B u_f) is h_f.
-        ca, cb = np.kron(identity, self.c @ self.a), np.kron(identity, (self.c @ self.b)[:, None])
-        _, h, _ = scipy.signal.dlsim((a, b, ca, cb, 1.0), u)
-        return h.reshape(len(u), n_signals, self.order)
+        stream = Stream(self, np.shape(u)[1])
+        return np.stack([stream.step(u_f) for u_f in u])
 
 
 class DelayLine(NamedTuple):

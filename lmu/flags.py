@@ -54,6 +54,11 @@ def check_flags(flag_values, say=print):
         )
     if flag_values.gain_max == 0:
         raise UserError("--gain_max=0: expected above 0, else no neuron is in the memory")
+    if not flag_values.n_regular:
+        raise UserError(
+            "--n_regular=0 with the LMU: its loop is of regular neurons, as adaptation would bend "
+            "what it holds; leave out one of the two"
+        )
     n_lmu = n_of_lmu(flag_values.n_regular, flag_values.lmu_fraction)
     dimensions = flag_values.order * flag_values.n_channels
     sizes = (

@@ -1,7 +1,7 @@
 """`--readout_memory`: what the readout sees of the past of the neurons' activity o_f.
 
 Beside the exponentially filtered activity, whose kernel is kappa^s, it sees its convolutions with
-`order` kernels h_k(s) over the last theta (DESIGN, equation 13):
+`order` kernels h_k(s) over the last theta:
 
     legendre   h_k(s) = (Ad^s Bd)_k, a Legendre memory (`legendre`), one step a frame         (1)
     taps       h_k(s) = kappa^(s - n_k), 0 before n_k = theta k / order, rounded: as many      (2)

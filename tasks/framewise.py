@@ -53,11 +53,12 @@ def read_dataset(flag_values, reduced_phns, make_front_end=None):
         reduced_phns=reduced_phns,
         target_delay_frames=flag_values.target_delay_frames,
     )
-    shortest = min(map(len, dataset.train.phns))
+    splits = dataset.train, dataset.develop, dataset.test
+    shortest = min(len(phns) for split in splits for phns in split.phns)
     if flag_values.target_delay_frames >= shortest:
         raise UserError(
             f"--target_delay_frames={flag_values.target_delay_frames}: expected less than the "
-            f"{shortest} frames of the shortest training utterance"
+            f"{shortest} frames of the shortest utterance"
         )
     if make_front_end is not None:
         dataset.extend(make_front_end(dataset.train.features, dataset.n_static))

@@ -30,7 +30,8 @@ TESTS_OWN = {
     path.stem for folder in ("tests", "benchmarks") for path in (ROOT / folder).rglob("*.py")
 }
 TESTS_OWN -= {"__init__"}
-NUMBA_LAYERS = ("neurons", "threads", "arguments", "event_driven", "fused_lstm")
+NUMBA_LAYERS = ("neurons", "threads", "arguments", "compiling", "kernels")
+NUMBA_LAYERS += ("event_driven", "event_readout", "fused_lstm")
 
 
 def imported(path):

@@ -275,7 +275,7 @@ def load_weights(path, network):
             f"--checkpoint: {path} holds no weights: it {error}: expected an .npz file"
         ) from None
     for name in (*expected, *found):
-        if (name in found) != (name in expected) and name != "readout/feedback":
+        if (name in found) != (name in expected) and not name.startswith("readout/feedback"):
             relation = "has" if name in found else "has no"
             raise UserError(f"--checkpoint: {path} {relation} {name}: it is of another network")
     common = [name for name in expected if name in found]

@@ -9,6 +9,7 @@ import pytest
 from numba import cuda, types
 from numba.cuda import dispatcher
 
+from helpers import assert_user_error, run_here
 from layers import event_driven_cuda, neurons
 
 nvidia = pytest.importorskip("nvidia.cuda_nvcc")
@@ -87,3 +88,10 @@ def test_kernels_compile(architecture, per_thread, n_repeat, dtype, tmp_path, mo
         spilled = re.findall(r"(\d+) bytes spill stores", process.stderr)
         assert int((shared or [0])[0]) <= SHARED_BYTES
         assert spilled == ["0"] or per_thread > 1
+
+
+@pytest.mark.skipif(cuda.is_available(), reason="there is a GPU")
+def test_the_benchmark_needs_a_gpu():
+    import gpu_kernels
+
+    assert_user_error(run_here(gpu_kernels), "no GPU that numba-cuda can use")

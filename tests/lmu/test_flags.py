@@ -35,6 +35,7 @@ def test_the_defaults_are_those_of_the_study():
         (["--order=75"], "75 times --n_channels=4 are 300 state variables.*300 regular neurons"),
         (["--lmu_fraction=0.05"], "16 state variables for the LMU's 15 regular neurons"),
         (["--lmu_fraction=0"], "LMU's 0 regular neurons"),
+        (["--n_regular=0"], "--n_regular=0 with the LMU: its loop is of regular neurons"),
         (["--gain_max=0.5"], "--gain_max=0.5: expected at least --gain_min=0.7"),
         (["--gain_min=0", "--gain_max=0"], "--gain_max=0: expected above 0"),
         (["--method=nengo", "--tau_v=0.001"], "--tau_v=0.001 with .* at least a step, 1 ms"),

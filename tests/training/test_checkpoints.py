@@ -34,16 +34,23 @@ def test_weights_come_back(script, rule, short_dataset, tmp_path):
 
 
 def test_feedback_is_taken_where_both_sides_have_it(short_dataset, tmp_path):
+    """Of the activity, and of a memory in the readout."""
     path = str(tmp_path / "weights.npz")
-    adaptive = network_of(lstm, short_dataset(), "--eprop=adaptive")
-    symmetric = network_of(lstm, short_dataset(), "--eprop=symmetric", seed=2)
-    feedback = adaptive.readout.feedback.numpy()
+
+    def network(*flags, seed=1):
+        flags = "--readout_memory=taps", "--readout_theta_ms=60", *flags
+        return network_of(lstm, short_dataset(), *flags, seed=seed)
+
+    adaptive, symmetric = network("--eprop=adaptive"), network("--eprop=symmetric", seed=2)
+    feedback = adaptive.readout.feedback.numpy(), adaptive.readout.feedback_v.numpy()
     checkpoints.save_weights(path, adaptive)
     checkpoints.load_weights(path, symmetric)
     np.testing.assert_array_equal(symmetric.readout.w_out, adaptive.readout.w_out)
-    checkpoints.save_weights(path, network_of(lstm, short_dataset(), seed=3))
+    np.testing.assert_array_equal(symmetric.readout.v_out, adaptive.readout.v_out)
+    checkpoints.save_weights(path, network(seed=3))
     checkpoints.load_weights(path, adaptive)
-    np.testing.assert_array_equal(adaptive.readout.feedback, feedback)
+    np.testing.assert_array_equal(adaptive.readout.feedback, feedback[0])
+    np.testing.assert_array_equal(adaptive.readout.feedback_v, feedback[1])
 
 
 class Attack:
