@@ -3,7 +3,7 @@
     python3 benchmarks/streaming.py RUN --json=FILE
 
 RUN is a run folder of a network trained with `--n_directions=1`, on speech. Feeds it test utterances of
-`open_speech/` in chunks of several lengths, as `transcribe.py --stream` does, on one core. The real-time
+`open_speech/` in chunks of several lengths, as `transcribe.py --stream` does. The real-time
 factor is that of all utterances together; a latency is from the end of a frame's 10 ms to its answer.
 """
 

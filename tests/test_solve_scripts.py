@@ -533,7 +533,7 @@ def test_a_real_run_of_the_lstm(lstm_run, tiny_processed):
     assert folder.endswith("_first_7")
     lines = process.stdout.splitlines()
     assert lines[0] == "utterances: train 6, develop 2, test 3; 39 features; 39 phone classes"
-    assert "no GPU visible: training on the CPU with 2 thread(s)" in lines
+    assert "no GPU visible: computing on the CPU with 2 thread(s)" in lines
     evaluation = r"epoch +\d+  iteration +\d+  (.* s/iteration  )?develop: frame error 0\.\d+, loss"
     assert sum(re.match(evaluation, line) is not None for line in lines) == 3
 

@@ -39,9 +39,9 @@ def set_up_devices(cuda_device, n_threads, batch):
     for gpu in gpus:
         tf.config.experimental.set_memory_growth(gpu, True)
     if gpus:
-        print(f"training on {', '.join(gpu.name for gpu in gpus)}")
+        print(f"computing on {', '.join(gpu.name for gpu in gpus)}")
     else:
-        print(f"no GPU visible: training on the CPU with {n_threads} thread(s)")
+        print(f"no GPU visible: computing on the CPU with {n_threads} thread(s)")
     if "TF_CONFIG" in os.environ:
         strategy = tf.distribute.MultiWorkerMirroredStrategy()
     elif len(gpus) > 1:

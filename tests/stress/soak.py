@@ -3,7 +3,7 @@
     make soak                         # or: python3 tests/stress/soak.py --json=soak.json
     python3 tests/stress/soak.py --part=memory,threads
 
-About 20 minutes on two cores. Exit status 1 if any part has failed; what it says stands above the
+A quarter of an hour on two cores. Exit status 1 if any part has failed; what it says stands above the
 summary.
 """
 
