@@ -4,7 +4,8 @@
 # make gui     the page of nengo_gui with a trained LSNN; trains one first, in half a minute, where
 #              there is none (RUN=run folder: shows that one)
 # make test    all tests but those that take long
-# make test_stress   those that take long: real processes that are killed, resumed or train together
+# make test_stress   those that take long: real processes that are killed, resumed or train together,
+#              and more variants of networks, rules and engines
 # make test_cuda   tests of the engine for GPUs, without one: in a simulator, and compiled for each kind;
 #              in an environment of its own, .venv_cuda
 # make test_gui   that page in a real browser (needs chromium and chromium-driver)

@@ -13,7 +13,7 @@ A task has, for the training loop and the networks,
     losses(logits, targets, seq_len), answers(logits, seq_len)          in TensorFlow
     sums(batch, answers), metrics(sums, n_examples), constant_error()   in NumPy
     names                       of the metrics that evaluations on develop record
-    for_the_end()               the task, or another of the same data for the selected weights, whose
+    for_the_end()               the task, or one of the same data for the selected weights, whose
                                 read_develop(evaluation on develop) comes before the test set
     draw_results(folder, test), draw_example(folder, network)           figures
 """

@@ -53,7 +53,7 @@ def parse(*arguments):
     return flag_values
 
 
-@pytest.mark.parametrize("model", ["lsnn", pytest.param("lstm", marks=pytest.mark.stress)])
+@pytest.mark.parametrize("model", [pytest.param("lsnn", marks=pytest.mark.stress), "lstm"])
 def test_a_tiny_run(model, tiny_processed, tmp_path, request):
     """Two iterations from features to metrics and, of the LSNN, figures."""
     if model == "lstm":

@@ -28,6 +28,7 @@ def test_proofs_hold(capsys):
 @pytest.mark.parametrize(
     "engine, prefix, folders",
     [
+        ("dense", "lsnn_rep1", [DATA]),
         ("event", "lsnn", EVERYWHERE),
         ("fused", "lstm", [DATA, GOLDEN]),  # CTC's have peepholes, which only dense has
         pytest.param("dense", "", EVERYWHERE, marks=pytest.mark.stress),

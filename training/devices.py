@@ -9,8 +9,8 @@ import tensorflow as tf
 from layers import threads
 from toolbox.command_line import UserError
 
-# Streams of random numbers that one seed feeds, of which models.py and lmu/couplings.py have one more
-# each; a stream more leaves the others as they are.
+# Streams of random numbers that one seed feeds, of which models.py and lmu/couplings.py have one
+# more each; a stream more leaves the others as they are.
 STREAM_WEIGHTS, STREAM_SHUFFLING, STREAM_SEEDING = 0, 1, 3
 
 

@@ -3,8 +3,8 @@
     make soak                         # or: python3 tests/stress/soak.py --json=soak.json
     python3 tests/stress/soak.py --part=memory,threads
 
-A quarter of an hour on two cores. Exit status 1 if any part has failed; what it says stands above the
-summary.
+A quarter of an hour on two cores. Exit status 1 if any part has failed; what it says stands above
+the summary.
 """
 
 import concurrent.futures

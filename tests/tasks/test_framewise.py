@@ -209,6 +209,22 @@ def test_the_data_set_is_described(tiny_processed, capsys):
     np.testing.assert_array_equal(delayed[4:], task.dataset.train.phns[0][:-4])
 
 
+def test_a_delay_is_shorter_than_the_shortest_utterance_of_all_splits(tiny_processed):
+    def load(delay):
+        arguments = f"--dataset={tiny_processed}", f"--target_delay_frames={delay}"
+        return lstm.make_task(parse(lstm, *arguments)).dataset
+
+    dataset = load(0)
+    train, others = (
+        min(len(phns) for split in splits for phns in split.phns)
+        for splits in ([dataset.train], [dataset.develop, dataset.test])
+    )
+    assert others < train
+    load(others - 1)
+    with pytest.raises(UserError, match=f"expected less than the {others} frames"):
+        load(others)
+
+
 @pytest.mark.parametrize("kind", front_end.KINDS)
 def test_the_past_is_appended_to_the_features(kind, tiny_processed, capsys):
     plain = lstm.make_task(parse(lstm, f"--dataset={tiny_processed}")).dataset

@@ -84,12 +84,12 @@ MEMORIES = ["--readout_memory=legendre", "--readout_theta_ms=40", "--front_end=l
 MEMORIES += ["--front_end_encoders=learned", "--front_end_theta_ms=40"]
 CHANCE = ["--noise_step_start=2", "--truncT=6"]
 CASES = [
-    pytest.param(lsnn, ["--eprop=adaptive", "--drop_out_probability=0.3", *CHANCE], id="lsnn"),
     pytest.param(
-        *(lsnn, ["--eprop=random", "--noadam", *MEMORIES]),
-        id="lsnn-momentum-memories",
+        *(lsnn, ["--eprop=adaptive", "--drop_out_probability=0.3", *CHANCE]),
+        id="lsnn",
         marks=pytest.mark.stress,
     ),
+    pytest.param(lsnn, ["--eprop=random", "--noadam", *MEMORIES], id="lsnn-momentum-memories"),
     pytest.param(lstm, ["--eprop=random", "--lr_decay_every=3", *CHANCE], id="lstm"),
     pytest.param(
         *(lstm, ["--reference_quirks", "--eprop=random"]),

@@ -115,7 +115,7 @@ def test_gradients_are_clipped_by_their_common_norm(short_dataset, batch, eager)
         np.testing.assert_allclose(moved[1e-2][name], 1e-2 / norm * g, rtol=1e-3, atol=3e-7)
 
 
-@pytest.mark.parametrize("rule", ["bptt", pytest.param("symmetric", marks=pytest.mark.stress)])
+@pytest.mark.parametrize("rule", [pytest.param("bptt", marks=pytest.mark.stress), "symmetric"])
 def test_engines_do_not_part_in_float64(rule, short_dataset, eager):
     """Ten steps of training: the same spikes, and weights that differ by rounding alone."""
     dataset = short_dataset()
