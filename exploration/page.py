@@ -77,8 +77,8 @@ def _with_section(text, name, section):
 def _section(experiment, shown):
     """An experiment's tables and figure; its report is in the folder `shown`."""
     plan = experiment.plan
-    overview, *rest = report.overview(experiment)
-    lines = [f"{overview} [All numbers, with their run folders]({shown}/report.md).", *rest]
+    overview = report.overview(experiment)
+    lines = [f"{overview} [All numbers, with their run folders]({shown}/report.md).", ""]
     if plan.choose:
         lines += report.comparison(experiment, (), ())
     else:

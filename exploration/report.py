@@ -68,7 +68,8 @@ def write_experiment(experiment, report_folder, has_curves=True):
     for name, table in contents.items():
         tables.write_csv(os.path.join(report_folder, f"{name}.csv"), table)
     lines = [
-        *overview(experiment),
+        overview(experiment),
+        "",
         "`runs.csv` has every run with its folder; `conditions.csv` and `differences.csv` have the "
         "numbers below, with the labels and seeds of the runs that they come from.",
         "",
@@ -112,26 +113,25 @@ def drawn_baseline(experiment):
 
 
 def overview(experiment):
-    """Lines on how many runs there are, of which metric, seeds, code and data, and their cost."""
+    """A paragraph: how many runs there are, of which metric, seeds, code and data, and their cost."""
     runs, missing = experiment.runs, experiment.missing
     commits = sorted(set(" ".join(runs["commit"]).split()))
     started = sorted(text[:16].replace("T", " ") for text in runs["started"] if text)
     times = f"; started between {started[0]} and {started[-1]}" if started else ""
     hours = runs["hours"].sum(min_count=len(runs))
     cost = f"{hours:.2f} hours of processes" if hours >= 0 else "hours not recorded"
-    lines = [
+    sentences = [
         f"{len(runs)} of {len(runs) + len(missing)} runs finished; errors are "
         f"`{runs['metric'][0]}`; seeds {', '.join(map(str, experiment.plan.seeds))}; commit "
-        f"{', '.join(commits)}{times}; {cost}.",
-        "",
+        f"{', '.join(commits)}{times}; {cost}."
     ]
     if len(commits) > 1:
-        lines += ["**The runs were not all made by the same commit:** see `runs.csv`.", ""]
+        sentences += ["**The runs were not all made by the same commit:** see `runs.csv`."]
     if runs["data_sha256"].nunique() > 1:
-        lines += ["**The runs were not all made on the same data:** see `runs.csv`.", ""]
+        sentences += ["**The runs were not all made on the same data:** see `runs.csv`."]
     if missing:
-        lines += ["**Not finished:** " + ", ".join(s.name for s in missing) + ".", ""]
-    return lines
+        sentences += ["**Not finished:** " + ", ".join(s.name for s in missing) + "."]
+    return " ".join(sentences)
 
 
 def comparison(experiment, metrics, baselines):

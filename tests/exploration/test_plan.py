@@ -251,7 +251,12 @@ def test_learning_rates_are_chosen_from_one_grid_with_seeds_of_their_own(compare
         assert any(tried.items() <= run.flags.items() for run in compared.runs())
 
 
-@pytest.mark.parametrize("compared, chosen", RATES_OF)
+OF_COUPLINGS = [
+    (f"couplings_{name}", "learning_rates_couplings") for name in ("delays", "bidirectional")
+]
+
+
+@pytest.mark.parametrize("compared, chosen", [*RATES_OF, *OF_COUPLINGS])
 def test_learning_rates_are_those_that_the_results_chose(compared, chosen):
     plan = read_plan(os.path.join(EXPERIMENTS, f"{compared}.json"))
     axis, points = next(iter(plan.axes.items()))
