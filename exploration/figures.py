@@ -22,7 +22,7 @@ from toolbox.plotting import (
     written,
 )
 
-written_small = functools.partial(written, dpi=100)  # reports are kept with the code
+written_small = functools.partial(written, is_small=True)  # reports are kept with the code
 
 
 class Band(NamedTuple):

@@ -10,9 +10,11 @@ lightness from end to end or, diverging, from the middle: both serve colour-blin
 """
 
 import functools
+import io
 
 import numpy as np
 from matplotlib.figure import Figure
+from PIL import Image
 
 from toolbox.durable_files import write_whole
 
@@ -24,7 +26,7 @@ LABEL_PT, TICK_PT, CLASS_PT = 9, 8, 6.5
 RASTER_NEURONS = 80  # more rows than this cannot be told apart on a page
 
 
-def written(draw, dpi=None):
+def written(draw, is_small=False):
     """Make of a function that draws a figure one that writes it to its first argument, a path.
 
     The function itself, which returns the figure, stays as `.draw`.
@@ -32,15 +34,22 @@ def written(draw, dpi=None):
 
     @functools.wraps(draw)
     def plot(path, *arguments, **options):
-        save_figure(draw(*arguments, **options), path, dpi)
+        save_figure(draw(*arguments, **options), path, is_small)
 
     plot.draw = draw
     return plot
 
 
-def save_figure(figure, path, dpi=None):
+def save_figure(figure, path, is_small=False):
+    """Write a PNG file; a small one has half the resolution and a palette of 256 colours."""
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=DPI / 2 if is_small else DPI)
+    if is_small:
+        image = Image.open(drawn).convert("RGB").quantize(256, Image.Quantize.FASTOCTREE)
+        drawn = io.BytesIO()
+        image.save(drawn, "png", optimize=True)
     with write_whole(path) as file:
-        figure.savefig(file, format="png", dpi=dpi or DPI)
+        file.write(drawn.getvalue())
 
 
 def with_note(title, note):

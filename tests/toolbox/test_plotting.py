@@ -5,7 +5,9 @@ What each of them shows is tested beside the room that draws it.
 
 import os
 
+import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
@@ -34,3 +36,18 @@ def test_title_is_no_mathematics(tmp_path):
     figure, _, _ = plotting.stacked_panels(4, (1,), r"costs $5_{x, not $6 \frac")
     plotting.save_figure(figure, path)
     assert imread(path, format="png").size > 0
+
+
+def test_a_small_figure_has_half_the_pixels_in_the_same_colours(tmp_path):
+    figure = Figure(figsize=(2, 1))
+    axes = figure.add_subplot()
+    for height, colour in enumerate(plotting.LINE_COLOURS):
+        axes.axhspan(height, height + 1, color=colour)
+    whole, small = tmp_path / "whole.png", tmp_path / "small.png"
+    plotting.save_figure(figure, whole)
+    plotting.save_figure(figure, small, is_small=True)
+    assert small.stat().st_size < 0.6 * whole.stat().st_size
+    pixels = imread(small)
+    assert pixels.shape[:2] == (100, 200) and imread(whole).shape[:2] == (200, 400)
+    for colour in plotting.LINE_COLOURS:
+        assert np.abs(pixels[..., :3] - to_rgb(colour)).max(-1).min() < 2 / 255
