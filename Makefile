@@ -12,7 +12,7 @@
 # make soak    make test_stress; then kills, full disks, foreign input, memory and threads in the long run:
 #              one summary and soak.json, in less than 30 minutes on two cores (PART=name,name runs some)
 # make bench   seconds and memory of training: tables, JSON and figures as in benchmarks/README.md,
-#              in 15 minutes on two quiet cores, on a slower machine twice as long
+#              in 15 minutes on two quiet cores of a fast machine
 # make frame_errors   errors of both networks under all rules, ours and the authors' (needs
 #              TIMIT=path, of the 16-speaker sample): reports in results/frame_errors_*
 # make results   all comparisons of experiments/ on the 16-speaker sample, an estimated 5 hours on two cores,

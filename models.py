@@ -269,8 +269,12 @@ def _define_lsnn_flags(define):
     define.float("reg_rate", 10.0, "its target rate, Hz", 0)
 
 
-def check_own_flags(flag_values):
-    """Raise UserError for a flag, given in a script with `--model`, that the other network has."""
+def check_own_flags(flag_values, but=()):
+    """Raise UserError for a flag, given in a script with `--model`, that the other network has.
+
+    Args:
+        but: names of flags that the script checks itself.
+    """
     names = {}
     for kind in ("lsnn", "lstm"):
         defined = flags.FlagValues()
@@ -281,7 +285,7 @@ def check_own_flags(flag_values):
         names[kind] = set(defined) & set(flag_values)
     own = names.pop(flag_values.model)
     for kind, others in names.items():
-        command_line.check_unread(flag_values, sorted(others - own), f"--model={kind}")
+        command_line.check_unread(flag_values, sorted(others - own - {*but}), f"--model={kind}")
 
 
 # --------------------------------------------------------------------------- readout

@@ -113,7 +113,7 @@ def check_flags(flag_values):
     framewise.check_flags(flag_values)
     couplings.check_flags(flag_values)
     ctc.penalties_from_flags(flag_values)
-    models.check_own_flags(flag_values)
+    models.check_own_flags(flag_values, but=["n_repeat"])
     is_lsnn = flag_values.model == "lsnn"
     if is_lsnn and flag_values.reference_quirks and flag_values.readout_memory != "none":
         raise command_line.UserError(
@@ -130,7 +130,13 @@ def check_flags(flag_values):
             raise command_line.UserError(f"--{name}={flag.value}: {why}: leave out --{name}")
     if not is_lsnn:
         command_line.check_unread(flag_values, ["n_split"], "--model=lsnn")
-    make_config(settings(flag_values))
+    values = settings(flag_values)
+    if not is_lsnn and values.n_repeat != 1:
+        raise command_line.UserError(
+            f"--n_repeat={values.n_repeat} with --model=lstm: an LSTM takes one step a frame; leave "
+            "it out"
+        )
+    make_config(values)
 
 
 def make_config(values, seed=0):

@@ -190,5 +190,5 @@ def _check_columns(kind, sizes):
     if np.any(sizes < 1e-9):
         raise UserError(
             f"--front_end={kind}: a column is constant in the training set: give a window shorter "
-            "than its examples (--front_end_theta...), or fewer channels"
+            "than the utterances (--front_end_theta_ms), or fewer --front_end_channels"
         )

@@ -294,7 +294,7 @@ def test_engines_agree_on_a_network(reference_quirks):
     assert_near(without_spikes.activity, output.activity)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
     sizes=st.tuples(*[st.integers(1, 9)] * 4),

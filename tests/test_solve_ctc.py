@@ -138,7 +138,7 @@ def test_the_optimizer_is_chosen_by_name(optimizer):
         (["--target_delay_frames=2"], ["--target_delay_frames=2", "leave out"]),
         (["--readout_init=ridge"], ["--readout_init=ridge", "no frame label"]),
         (["--nolstm", "--eprop=symmetric"], ["--nolstm", "--eprop=symmetric"]),
-        (["--n_repeat=2"], ["--n_repeat=2", "--model=lsnn"]),
+        (["--n_repeat=2"], ["--n_repeat=2", "--model=lstm"]),
         (["--n_split=0.3"], ["--n_split=0.3", "--model=lsnn"]),
         (["--tau_a=300"], ["--tau_a=300", "--model=lsnn"]),
         (["--model=lsnn", "--init_scale=0.1"], ["--init_scale=0.1", "--model=lstm"]),

@@ -42,14 +42,14 @@ def written(draw, is_small=False):
 
 def save_figure(figure, path, is_small=False):
     """Write a PNG file; a small one has half the resolution and a palette of 256 colours."""
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=DPI / 2 if is_small else DPI)
-    if is_small:
-        image = Image.open(drawn).convert("RGB").quantize(256, Image.Quantize.FASTOCTREE)
-        drawn = io.BytesIO()
-        image.save(drawn, "png", optimize=True)
     with write_whole(path) as file:
-        file.write(drawn.getvalue())
+        if not is_small:
+            figure.savefig(file, format="png", dpi=DPI)
+            return
+        drawn = io.BytesIO()
+        figure.savefig(drawn, format="png", dpi=DPI / 2)
+        image = Image.open(drawn).convert("RGB").quantize(256, Image.Quantize.FASTOCTREE)
+        image.save(file, "png", optimize=True)
 
 
 def with_note(title, note):
